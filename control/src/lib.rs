@@ -1,0 +1,1 @@
+//! The Penstock node agent: EC2, addresses, netlink, the shim's server.

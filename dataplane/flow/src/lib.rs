@@ -1,0 +1,1 @@
+//! Flow state and decisions: keys, tables, SNAT, forwarding.

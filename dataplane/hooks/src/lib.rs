@@ -1,0 +1,1 @@
+//! The XDP and TCX programs and their maps.

@@ -1,0 +1,1 @@
+//! The Penstock dataplane daemon: pinned AF_XDP workers and their wiring.

@@ -1,0 +1,1 @@
+//! Scenarios, generators and reports.
