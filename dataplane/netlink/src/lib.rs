@@ -1,0 +1,1 @@
+//! Synchronous rtnetlink requests for processes without an async runtime.
