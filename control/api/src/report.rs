@@ -59,8 +59,12 @@ pub struct PodRow {
     pub device_number: u32,
     /// Host side of the veth pair.
     pub host_ifname: String,
+    /// CNI network name.
+    pub network: String,
     /// CNI_CONTAINERID.
     pub container_id: String,
+    /// CNI_IFNAME: the pod's side.
+    pub ifname: String,
     /// Whether the attachment is complete.
     pub confirmed: bool,
 }
