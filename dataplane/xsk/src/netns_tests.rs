@@ -1,0 +1,1 @@
+//! Tests against the kernel, in network namespaces of their own.
