@@ -1,1 +1,22 @@
 //! Bytes to meaning and back, in place: parsing, checksums, rewrites.
+//!
+//! Pure over byte slices: no I/O, no clock, no state, no allocation, no panic on any input.
+//! [`parse()`] reads a frame once; [`rewrite::Rewrite`] changes it in place; [`icmp`] reads quoted
+//! packets and writes errors; [`DropReason`] names everything that is not forwarded. Values are
+//! in host order; only this crate knows the wire's.
+
+#![deny(clippy::indexing_slicing)]
+
+#[cfg(feature = "build")]
+pub mod build;
+pub mod checksum;
+mod drop_reason;
+pub mod hash;
+pub mod icmp;
+mod options;
+pub mod parse;
+pub mod rewrite;
+pub mod wire;
+
+pub use drop_reason::DropReason;
+pub use parse::{Fragment, Ip4, L4, Parsed, TcpFlags, frame_length, parse};
