@@ -23,7 +23,7 @@ use crate::{ApiError, CloudConfig, ConfigError, Eni, Instance, NoWire, Wire};
 
 pub use address::{AddressChoice, AssignRequest};
 pub use describe::{Filter, Page, PageLimits, PageRequest, SubnetView, TagView, VpcView};
-pub(crate) use fault::FaultKind;
+pub(crate) use fault::{FaultKind, IMDS};
 pub use interface::{AttachRequest, CreateRequest, InterfaceChange};
 pub(crate) use state::State;
 use state::Work;
@@ -147,6 +147,17 @@ impl Cloud {
     pub fn next_due(&self) -> Option<Duration> {
         let due = self.lock().next_due()?;
         Some(due.saturating_sub(self.now()))
+    }
+
+    /// How long until each end of an attachment or detachment that nobody has taken yet; the caller undertakes to
+    /// [`Self::settle`] then.
+    pub(crate) fn take_timers(&self) -> Vec<Duration> {
+        let now = self.now();
+        let timers = self.lock().take_timers();
+        timers
+            .into_iter()
+            .map(|due| due.saturating_sub(now))
+            .collect()
     }
 
     /// Carries out everything that is due and tells the wire.

@@ -12,6 +12,8 @@
 pub mod cloud;
 mod config;
 mod error;
+pub mod http;
+pub mod imds;
 mod instance_type;
 mod model;
 mod subnet;

@@ -7,6 +7,9 @@ use std::time::Duration;
 use crate::Fault;
 use crate::cloud::Cloud;
 
+/// The name under which metadata requests are counted and made to fail.
+pub(crate) const IMDS: &str = "imds";
+
 /// What happens to a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FaultKind {
@@ -20,6 +23,9 @@ pub(crate) enum FaultKind {
 
 impl Cloud {
     /// The next `fault.count` calls of `fault.action` answer `fault.error_code`.
+    ///
+    /// `*` is any action of the API. The action `imds` is any metadata request but one for a token; its code is an
+    /// HTTP status, for example `503`.
     pub fn inject(&self, fault: Fault) {
         self.lock().faults.push((
             fault.action,
@@ -70,7 +76,9 @@ impl Cloud {
         let mut state = self.lock();
         *state.calls.entry(action.to_owned()).or_default() += 1;
         state.faults.retain(|(_, _, left)| *left > 0);
-        let applies = |(name, _, _): &&mut (String, FaultKind, u32)| name == action || name == "*";
+        let applies = |(name, _, _): &&mut (String, FaultKind, u32)| {
+            name == action || (name == "*" && action != IMDS)
+        };
         let (_, kind, left) = state.faults.iter_mut().find(applies)?;
         *left -= 1;
         Some(kind.clone())

@@ -181,6 +181,7 @@ impl State {
                 eni,
                 visible_at,
                 transition_due: None,
+                timer_set: false,
                 created_by,
             },
         );
@@ -330,6 +331,7 @@ impl State {
         record.eni.attach_time = now;
         record.eni.status = EniStatus::InUse;
         record.transition_due = Some(now + delay);
+        record.timer_set = false;
         Ok(attachment_id)
     }
 
@@ -394,6 +396,7 @@ impl State {
         }
         record.eni.attachment_status = AttachmentStatus::Detaching;
         record.transition_due = Some(now + delay);
+        record.timer_set = false;
         Ok(())
     }
 

@@ -31,6 +31,8 @@ pub(crate) struct EniRecord {
     pub(crate) visible_at: Duration,
     /// When the attaching or detaching under way is over.
     pub(crate) transition_due: Option<Duration>,
+    /// Whether somebody has undertaken to settle the cloud then.
+    pub(crate) timer_set: bool,
     /// The request that made it, if it carried a client token.
     pub(crate) created_by: Option<CreateRequest>,
 }
@@ -227,6 +229,17 @@ impl State {
             .values()
             .filter_map(|record| record.transition_due)
             .min()
+    }
+
+    /// The ends nobody watches yet; the caller undertakes to.
+    pub(super) fn take_timers(&mut self) -> Vec<Duration> {
+        let unwatched = self.enis.values_mut().filter(|record| !record.timer_set);
+        let taken = unwatched.filter_map(|record| {
+            let due = record.transition_due?;
+            record.timer_set = true;
+            Some(due)
+        });
+        taken.collect()
     }
 
     /// What the wire has to hear next: announcements in order, then what is due at `now`, earliest first.
