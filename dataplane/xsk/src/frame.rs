@@ -69,6 +69,17 @@ pub(crate) struct RawFrame {
 /// The right to use one chunk of UMEM, with the byte range that holds packet data.
 ///
 /// Not `Clone` and not `Send`: frames belong to the worker that owns the UMEM.
+///
+/// ```compile_fail
+/// fn must_be_send<T: Send>() {}
+/// must_be_send::<penstock_xsk::Frame>();
+/// ```
+/// ```compile_fail
+/// fn twice(frame: penstock_xsk::Frame, umem: &mut penstock_xsk::Umem) {
+///     umem.free(frame);
+///     umem.free(frame);
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use = "a frame that is dropped is lost to its UMEM: free it, send it or keep it"]
 pub struct Frame {

@@ -91,7 +91,11 @@ fn attach(
         reserved: 0,
         expected_revision: 0,
     };
-    sys::bpf(BPF_LINK_CREATE, &mut attributes).map_err(|source| explain(ifindex, what, source))
+    // SAFETY: `LinkCreate` is the kernel's struct for this command and holds no address.
+    let created = unsafe { sys::bpf(BPF_LINK_CREATE, &mut attributes) };
+    created
+        .map(sys::owned)
+        .map_err(|source| explain(ifindex, what, source))
 }
 
 #[cold]

@@ -170,3 +170,80 @@ impl Batch {
         self.packets.len() >= Self::CAPACITY
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::UmemConfig;
+
+    fn umem() -> Umem {
+        Umem::new(UmemConfig::new(8)).expect("memory")
+    }
+
+    #[test]
+    fn bytes_survive_the_way_in_and_out_over_several_frames() {
+        let mut umem = umem();
+        for len in [1, 60, 3840, 3841, 9015, 4 * 3840] {
+            let bytes: Vec<u8> = (0..len).map(|i| (i * 7 % 251) as u8).collect();
+            let packet = umem.packet_from(&bytes).expect("fits");
+            assert_eq!(packet.len(), len);
+            assert_eq!(packet.frame_count(), len.div_ceil(3840));
+            let mut out = vec![0; 4 * 3840];
+            assert_eq!(umem.copy_out(&packet, &mut out), Some(len));
+            assert_eq!(&out[..len], &bytes);
+            assert_eq!(umem.copy_out(&packet, &mut out[..len - 1]), None);
+            umem.free_packet(packet);
+        }
+        assert!(umem.packet_from(&[0; 4 * 3840 + 1]).is_none());
+        assert_eq!(umem.audit().free, 8);
+    }
+
+    #[test]
+    fn trim_cuts_bytes_and_frees_the_frames_behind_the_cut() {
+        let cases = [
+            (9015, 3),
+            (9000, 3),
+            (7680, 2),
+            (7681, 3),
+            (3841, 2),
+            (3840, 1),
+            (60, 1),
+            (0, 1),
+        ];
+        for (len, frames) in cases {
+            let mut umem = umem();
+            let mut packet = umem.packet_from(&[1; 9015]).expect("fits");
+            packet.trim(len, &mut umem);
+            assert_eq!((packet.len(), packet.frame_count()), (len, frames));
+            assert_eq!(umem.free_frames(), 8 - frames);
+            packet.trim(20_000, &mut umem);
+            assert_eq!(packet.len(), len, "trim never lengthens");
+            umem.free_packet(packet);
+            assert_eq!(umem.audit().free, 8);
+        }
+    }
+
+    #[test]
+    fn a_full_packet_and_a_full_batch_give_back_what_does_not_fit() {
+        let mut umem = Umem::new(UmemConfig::new(80)).expect("memory");
+        let mut packet = umem.packet_from(&[1; 4 * 3840]).expect("fits");
+        let spare = umem.alloc().expect("free");
+        let spare = packet.push(spare).expect_err("full");
+        umem.free(spare);
+        umem.free_packet(packet);
+
+        let mut batch = Batch::new();
+        for _ in 0..Batch::CAPACITY {
+            let packet = umem.packet_from(&[1]).expect("free");
+            batch.push(packet).expect("room");
+        }
+        let packet = umem.packet_from(&[1]).expect("free");
+        let packet = batch.push(packet).expect_err("full");
+        umem.free_packet(packet);
+        for packet in batch.drain() {
+            umem.free_packet(packet);
+        }
+        assert!(batch.is_empty());
+        assert_eq!(umem.audit().free, 80);
+    }
+}

@@ -49,7 +49,7 @@ fn check(result: c_int) -> io::Result<c_int> {
 }
 
 /// Takes ownership of a descriptor that a system call just returned.
-fn owned(fd: c_int) -> OwnedFd {
+pub(crate) fn owned(fd: c_int) -> OwnedFd {
     // SAFETY: callers pass a descriptor the kernel returned to them a moment ago; nobody else
     // knows it.
     unsafe { OwnedFd::from_raw_fd(fd) }
@@ -157,17 +157,18 @@ pub(crate) fn poll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<us
     check(result).map(|ready| ready.unsigned_abs() as usize)
 }
 
-/// Runs one bpf(2) command that returns a descriptor.
-pub(crate) fn bpf<T: Plain>(command: c_int, attributes: &mut T) -> io::Result<OwnedFd> {
+/// Runs one bpf(2) command and returns its result, often a descriptor.
+///
+/// # Safety
+///
+/// `attributes` must be the kernel's struct for `command`, and every address in it must be valid
+/// for what the command does with it.
+pub(crate) unsafe fn bpf<T: Plain>(command: c_int, attributes: &mut T) -> io::Result<c_int> {
     let pointer = std::ptr::from_mut(attributes).cast::<c_void>();
-    // SAFETY: `pointer` is valid for reads and writes of the length passed. Pointers inside the
-    // attributes are the callers' business and are only built in `link` (none) and in tests.
+    // SAFETY: `pointer` is valid for reads and writes of the length passed; the rest is the
+    // caller's promise.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, pointer, size_of::<T>()) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(owned(result as c_int))
-    }
+    check(result as c_int)
 }
 
 /// Runs one ethtool command on an interface of this thread's network namespace.

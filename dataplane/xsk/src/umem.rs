@@ -479,3 +479,158 @@ fn map(bytes: usize, huge_pages: HugePages) -> Result<(Mapping, bool), SetupErro
     }
     Ok((memory, false))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn umem(frames: u32) -> Umem {
+        Umem::new(UmemConfig::new(frames)).expect("memory")
+    }
+
+    #[test]
+    fn every_chunk_is_handed_out_once_and_comes_back() {
+        let mut umem = umem(4);
+        let mut frames: Vec<Frame> = std::iter::from_fn(|| umem.alloc()).collect();
+        assert_eq!(frames.len(), 4);
+        for (value, frame) in (1u8..).zip(&mut frames) {
+            assert!(frame.set_len(3840));
+            umem.bytes_mut(frame).fill(value);
+        }
+        for (value, frame) in (1u8..).zip(&frames) {
+            assert!(
+                umem.bytes(frame).iter().all(|byte| *byte == value),
+                "frames overlap"
+            );
+        }
+        assert_eq!(
+            umem.audit(),
+            FrameCounts {
+                held: 4,
+                total: 4,
+                ..FrameCounts::default()
+            }
+        );
+        frames.into_iter().for_each(|frame| umem.free(frame));
+        assert_eq!(
+            umem.audit(),
+            FrameCounts {
+                free: 4,
+                total: 4,
+                ..FrameCounts::default()
+            }
+        );
+    }
+
+    #[test]
+    fn a_received_descriptor_is_believed_only_if_the_kernel_has_that_chunk_from_that_port() {
+        let mut umem = umem(4);
+        let (port, other) = (umem.handle().next_port(), umem.handle().next_port());
+        let address = umem.lend_for_receiving(port).expect("free");
+        assert_eq!(umem.audit().receiving, 1);
+        assert!(
+            umem.take_received(other, address, 60).is_none(),
+            "another port's chunk"
+        );
+        assert!(
+            umem.take_received(port, 4 * 4096, 60).is_none(),
+            "past the end"
+        );
+        assert!(
+            umem.take_received(port, u64::MAX, 60).is_none(),
+            "far past the end"
+        );
+        assert!(
+            umem.take_received(port, address + 4096, 60).is_none(),
+            "a free chunk"
+        );
+        assert_eq!(umem.audit().receiving, 1);
+        let raw = umem.take_received(port, address + 256, 60).expect("good");
+        assert_eq!((raw.offset, raw.len), (256, 60));
+        assert!(
+            umem.take_received(port, address + 256, 60).is_none(),
+            "twice"
+        );
+        umem.free_raw(raw);
+        assert_eq!(umem.audit().free, 4);
+    }
+
+    #[test]
+    fn a_length_past_the_chunk_is_refused_and_the_chunk_kept() {
+        let mut umem = umem(2);
+        let port = umem.handle().next_port();
+        for len in [3841, 4096, 65_536, u32::MAX] {
+            let address = umem.lend_for_receiving(port).expect("free");
+            assert!(
+                umem.take_received(port, address + 256, len).is_none(),
+                "{len}"
+            );
+            assert_eq!(umem.audit().free, 2);
+        }
+    }
+
+    #[test]
+    fn a_completion_is_believed_once() {
+        let mut umem = umem(2);
+        let (port, other) = (umem.handle().next_port(), umem.handle().next_port());
+        let frame = umem.alloc().expect("free");
+        let address = umem.lend_for_sending(frame, port);
+        assert_eq!(umem.audit().sending, 1);
+        assert!(!umem.take_completed(other, address));
+        assert!(!umem.take_completed(port, u64::MAX));
+        assert!(umem.take_completed(port, address));
+        assert!(!umem.take_completed(port, address), "twice");
+        assert_eq!(
+            umem.audit(),
+            FrameCounts {
+                free: 2,
+                total: 2,
+                ..FrameCounts::default()
+            }
+        );
+    }
+
+    #[test]
+    fn settling_touches_only_the_closed_port() {
+        for device_may_write in [false, true] {
+            let mut umem = umem(8);
+            let (port, other) = (umem.handle().next_port(), umem.handle().next_port());
+            for _ in 0..3 {
+                umem.lend_for_receiving(port).expect("free");
+            }
+            umem.lend_for_receiving(other).expect("free");
+            let frame = umem.alloc().expect("free");
+            umem.lend_for_sending(frame, port);
+            let lost = umem.settle(port, device_may_write);
+            let counts = umem.audit();
+            assert_eq!(lost, if device_may_write { 4 } else { 0 });
+            assert_eq!((counts.receiving, counts.lost), (1, lost));
+            assert_eq!(counts.free, 7 - lost);
+            assert!(counts.is_balanced());
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "another UMEM")]
+    fn a_frame_of_another_umem_is_refused() {
+        let (mut one, mut two) = (umem(1), umem(1));
+        let frame = one.alloc().expect("free");
+        two.free(frame);
+    }
+
+    #[test]
+    fn frame_counts_out_of_range_are_refused() {
+        for frames in [0, MAX_FRAMES, u32::MAX] {
+            assert!(Umem::new(UmemConfig::new(frames)).is_err());
+        }
+    }
+
+    #[test]
+    fn umem_and_handle_can_move_to_a_worker() {
+        fn must_be_send<T: Send>() {}
+        must_be_send::<Umem>();
+        must_be_send::<UmemHandle>();
+        must_be_send::<crate::Port>();
+        must_be_send::<crate::stamp::StampArray>();
+    }
+}
