@@ -1,0 +1,156 @@
+/*
+ * Hook `pod`: TCX ingress on the host side of a pod's veth. Everything a pod sends comes here.
+ *
+ * Guards the source (MAC, address, ARP sender) before anything else is looked at, leaves the
+ * kernel what is the kernel's, and sends the rest whole, GSO included, to the trunk's queue of
+ * the worker that owns the flow. It never changes a byte of the packet.
+ */
+#include "flow_hash.h"
+#include "heartbeat.h"
+#include "tcx.h"
+
+#define IMDS_ADDRESS bpf_htonl(0xa9fea9fe) /* 169.254.169.254 */
+
+static __always_inline __u32 guard_arp(const struct frame *frame, const struct endpoint *pod)
+{
+	struct arp_ip4 *arp = arp_message(frame);
+	__be32 sender;
+
+	if (!arp)
+		return DROP(DROP_ARP_BAD);
+	__builtin_memcpy(&sender, arp->sender_ip, sizeof(sender));
+	if (!mac_equal(arp->sender_mac, pod->pod_mac) || sender != pod->address)
+		return DROP(DROP_SPOOF_ARP);
+	return TO_KERNEL;
+}
+
+/* TO_WORKER when the frame is IPv4 and may go on. */
+static __always_inline __u32 guard_ethernet(const struct __sk_buff *skb, const struct frame *frame,
+					    const struct endpoint *pod)
+{
+	struct ethhdr *eth = ethernet(frame);
+
+	if (!eth)
+		return DROP(DROP_L2_SHORT);
+	if (mac_is_zero(eth->h_source) || mac_is_group(eth->h_source))
+		return DROP(DROP_L2_SRC_BAD);
+	if (!mac_equal(eth->h_source, pod->pod_mac))
+		return DROP(DROP_SPOOF_MAC);
+	if (skb->vlan_present || ethertype_is_vlan(eth->h_proto))
+		return DROP(DROP_L2_VLAN);
+	if (eth->h_proto == bpf_htons(ETH_P_ARP))
+		return guard_arp(frame, pod);
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		return is_ip6(frame) ? DROP(DROP_IP6_DISABLED) : DROP(DROP_IP_VERSION);
+	if (eth->h_proto != bpf_htons(ETH_P_IP))
+		return DROP(DROP_L2_ETHERTYPE);
+	return TO_WORKER;
+}
+
+/* RFC 1812 5.3.4: what arrived as a link-layer broadcast is not forwarded. */
+static __always_inline __u32 guard_link_destination(const struct frame *frame,
+						    const struct endpoint *pod)
+{
+	struct ethhdr *eth = frame->data;
+
+	if ((void *)(eth + 1) > frame->data_end)
+		return DROP(DROP_L2_SHORT);
+	if (mac_is_broadcast(eth->h_dest))
+		return DROP(DROP_BCAST);
+	if (mac_is_group(eth->h_dest))
+		return DROP(DROP_MCAST);
+	if (!mac_equal(eth->h_dest, pod->host_mac))
+		return DROP(DROP_L2_NOT_OURS);
+	return TO_WORKER;
+}
+
+/* TO_WORKER when the destination is for the workers to decide. */
+static __always_inline __u32 classify_destination(__be32 address, const struct config *config)
+{
+	if (address == IMDS_ADDRESS)
+		return config->imds_allowed ? TO_KERNEL : DROP(DROP_IMDS);
+	if (is_broadcast(address))
+		return DROP(DROP_BCAST);
+	if (is_multicast(address))
+		return DROP(DROP_MCAST);
+	if (is_martian_destination(address))
+		return DROP(DROP_MARTIAN_DST);
+	return is_kernel_address(address) ? TO_KERNEL : TO_WORKER;
+}
+
+/* Chooses the trunk's queue, or the kernel when that queue's worker is away. */
+static __always_inline __u32 steer(struct __sk_buff *skb, __u32 hash, const struct config *config)
+{
+	__u32 workers = config->workers;
+	__u32 queue;
+
+	if (!workers || !config->trunk_ifindex)
+		return FALLBACK;
+	queue = flow_queue(hash, workers);
+	if (!worker_is_alive(queue, config->stale_ns))
+		return FALLBACK;
+	/* A recorded receive queue is stored plus one; transmit on the trunk reads it back. */
+	skb->queue_mapping = queue + 1;
+	return TO_WORKER;
+}
+
+static __always_inline __u32 classify_ip4(struct __sk_buff *skb, const struct frame *frame,
+					  const struct endpoint *pod, const struct config *config)
+{
+	struct iphdr *ip = ip4_header(frame);
+	__u16 sport, dport;
+	__u32 kind, outcome;
+
+	if (!ip)
+		return steer(skb, 0, config);
+	if (is_martian_source(ip->saddr))
+		return DROP(DROP_MARTIAN_SRC);
+	if (ip->saddr != pod->address)
+		return DROP(DROP_SPOOF_IP);
+	kind = ip4_kind(frame, ip);
+	if (kind >= OUTCOME_DROP)
+		return kind;
+	if (kind == IP4_WORKER)
+		return steer(skb, 0, config);
+	outcome = classify_destination(ip->daddr, config);
+	if (outcome != TO_WORKER)
+		return outcome;
+	outcome = guard_link_destination(frame, pod);
+	if (outcome != TO_WORKER)
+		return outcome;
+	if (kind == IP4_KERNEL)
+		return TO_KERNEL;
+	l4_ports(frame, ip->protocol, &sport, &dport);
+	return steer(skb,
+		     flow_hash(bpf_ntohl(ip->saddr), bpf_ntohl(ip->daddr), sport, dport,
+			       ip->protocol),
+		     config);
+}
+
+static __always_inline __u32 decide_pod(struct __sk_buff *skb, const struct config *config)
+{
+	__u32 ifindex = skb->ifindex;
+	struct endpoint *pod = bpf_map_lookup_elem(&endpoints, &ifindex);
+	struct frame frame;
+	__u32 outcome;
+
+	if (!pod)
+		return DROP(DROP_HOOK_NO_ENDPOINT);
+	pull_headers(skb);
+	frame = frame_of(skb);
+	outcome = guard_ethernet(skb, &frame, pod);
+	return outcome == TO_WORKER ? classify_ip4(skb, &frame, pod, config) : outcome;
+}
+
+SEC("tcx/ingress")
+int pod(struct __sk_buff *skb)
+{
+	struct config *config = configuration();
+	__u32 packets = packets_of(skb);
+	__u32 outcome = config ? decide_pod(skb, config) : FALLBACK;
+
+	settle(HOOK_POD, outcome, packets);
+	if (config && outcome == TO_WORKER)
+		return bpf_redirect(config->trunk_ifindex, 0);
+	return outcome < OUTCOME_DROP ? TCX_NEXT : TCX_DROP;
+}

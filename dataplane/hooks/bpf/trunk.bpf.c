@@ -1,0 +1,41 @@
+/*
+ * Hook `trunk`: TCX ingress on trunk0. Everything the workers send through the trunk comes here.
+ *
+ * Delivers to the pod that owns the destination, past the host's stack, and leaves everything
+ * else to the kernel: that is how workers punt.
+ */
+#include "tcx.h"
+
+static __always_inline __u32 *pod_for(const struct frame *frame)
+{
+	struct ethhdr *eth = ethernet(frame);
+	struct iphdr *ip = ip4_header(frame);
+
+	if (!eth || !ip || eth->h_proto != bpf_htons(ETH_P_IP))
+		return 0;
+	return pod_at(ip->daddr);
+}
+
+SEC("tcx/ingress")
+int trunk(struct __sk_buff *skb)
+{
+	__u32 packets = packets_of(skb);
+	struct frame frame;
+	__u32 *host_ifindex;
+
+	pull_headers(skb);
+	frame = frame_of(skb);
+	host_ifindex = pod_for(&frame);
+	/*
+	 * The packet keeps the link addresses its worker gave it, which are not trunk0's, so the
+	 * device marked it as another host's and both the pod and the kernel would discard it.
+	 */
+	if (skb->pkt_type == PACKET_OTHERHOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
+	if (!host_ifindex) {
+		settle(HOOK_TRUNK, TO_KERNEL, packets);
+		return TCX_NEXT;
+	}
+	settle(HOOK_TRUNK, TO_POD, packets);
+	return bpf_redirect_peer(*host_ifindex, 0);
+}

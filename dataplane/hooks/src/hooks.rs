@@ -1,0 +1,471 @@
+//! Loads the programs, fills their maps, attaches them.
+//!
+//! One control thread owns [`Hooks`]. Everything is by file descriptor: programs and maps live as
+//! long as this value, links as long as their [`HookLink`]. Updates are ordered so that packets in
+//! between find either the old or the new entry, never none.
+
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use ipnet::Ipv4Net;
+use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder};
+use penstock_xsk::{AttachError, link};
+
+use crate::counters::{HookCounters, HookKind};
+use crate::error::HookError;
+use crate::layout::{self, HookConfig, PodEntry};
+use crate::limits::{MAX_KERNEL_CIDRS, MAX_QUEUES, MAX_SLOTS};
+
+static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hooks.bpf.o"));
+
+/// An attached program; dropping it detaches it.
+#[derive(Debug)]
+#[must_use = "dropping the link detaches the hook"]
+pub struct HookLink {
+    kind: HookKind,
+    ifindex: u32,
+    _link: OwnedFd,
+}
+
+impl HookLink {
+    /// Which program.
+    #[must_use]
+    pub const fn kind(&self) -> HookKind {
+        self.kind
+    }
+
+    /// Interface it is attached to.
+    #[must_use]
+    pub const fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+}
+
+/// A worker's absences as the hooks saw them; they look only when a packet needs the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lapse {
+    /// CLOCK_MONOTONIC nanoseconds at which a hook last found the heartbeat stale; 0 for never.
+    pub last_ns: u64,
+    /// How often an absence began. CPUs that notice at the same moment may count one twice.
+    pub count: u64,
+}
+
+/// The loaded programs and their maps.
+#[derive(Debug)]
+pub struct Hooks {
+    programs: Programs,
+    maps: Maps,
+    pods: HashMap<u32, PodEntry>,
+    kernel_cidrs: BTreeSet<Ipv4Net>,
+}
+
+#[derive(Debug)]
+struct Programs {
+    pod: OwnedFd,
+    trunk: OwnedFd,
+    trunk_rx: OwnedFd,
+    uplink: OwnedFd,
+}
+
+#[derive(Debug)]
+struct Maps {
+    endpoints: MapHandle,
+    pods: MapHandle,
+    kernel_cidrs: MapHandle,
+    uplinks: MapHandle,
+    xsks: MapHandle,
+    heartbeat: MapHandle,
+    lapses: MapHandle,
+    config: MapHandle,
+    counters: MapHandle,
+}
+
+impl Hooks {
+    /// Loads the programs. Until [`Self::configure`] they leave everything they do not drop to
+    /// the kernel.
+    ///
+    /// # Errors
+    /// [`HookError::Load`] when the kernel refuses them.
+    pub fn load() -> Result<Self, HookError> {
+        Self::from_object(&open()?)
+    }
+
+    /// Takes over programs and maps of a loaded object.
+    pub(crate) fn from_object(object: &Object) -> Result<Self, HookError> {
+        let programs = Programs {
+            pod: program(object, "pod")?,
+            trunk: program(object, "trunk")?,
+            trunk_rx: program(object, "trunk_rx")?,
+            uplink: program(object, "uplink")?,
+        };
+        let maps = Maps {
+            endpoints: map(object, "endpoints")?,
+            pods: map(object, "pods")?,
+            kernel_cidrs: map(object, "kernel_cidrs")?,
+            uplinks: map(object, "uplinks")?,
+            xsks: map(object, "xsks")?,
+            heartbeat: map(object, "heartbeat")?,
+            lapses: map(object, "lapses")?,
+            config: map(object, "config")?,
+            counters: map(object, "counters")?,
+        };
+        Ok(Self {
+            programs,
+            maps,
+            pods: HashMap::new(),
+            kernel_cidrs: BTreeSet::new(),
+        })
+    }
+
+    /// Replaces the configuration. Not atomic towards packets: one may see old and new fields.
+    ///
+    /// # Errors
+    /// [`HookError::Limit`] for more than [`MAX_QUEUES`] workers; [`HookError::Map`].
+    pub fn configure(&self, config: &HookConfig) -> Result<(), HookError> {
+        within("worker count", config.workers, MAX_QUEUES + 1)?;
+        put(
+            &self.maps.config,
+            &0_u32.to_ne_bytes(),
+            &layout::config(config),
+            || "entry".into(),
+        )
+    }
+
+    /// Adds or replaces a pod. Its own packets are guarded from here on; packets to it reach it.
+    ///
+    /// # Errors
+    /// [`HookError::Map`], also when the maps are full.
+    pub fn set_pod(&mut self, pod: &PodEntry) -> Result<(), HookError> {
+        let object = || format!("pod {} (interface {})", pod.address, pod.ifindex);
+        let index = pod.ifindex.to_ne_bytes();
+        put(&self.maps.endpoints, &index, &layout::endpoint(pod), object)?;
+        put(&self.maps.pods, &pod.address.octets(), &index, object)?;
+        let before = self.pods.insert(pod.ifindex, *pod);
+        match before {
+            Some(old) if old.address != pod.address => self.forget_address(&old),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a pod: packets to it are no longer its, packets from it are dropped by name while
+    /// the hook is still attached. Unknown pods are fine.
+    ///
+    /// # Errors
+    /// [`HookError::Map`].
+    pub fn remove_pod(&mut self, ifindex: u32) -> Result<(), HookError> {
+        let Some(pod) = self.pods.get(&ifindex).copied() else {
+            return Ok(());
+        };
+        self.forget_address(&pod)?;
+        let index = ifindex.to_ne_bytes();
+        delete(&self.maps.endpoints, &index, || {
+            format!("interface {ifindex}")
+        })?;
+        self.pods.remove(&ifindex);
+        Ok(())
+    }
+
+    /// Removes `pod`'s address unless it has passed to another interface meanwhile.
+    fn forget_address(&self, pod: &PodEntry) -> Result<(), HookError> {
+        let key = pod.address.octets();
+        let object = || format!("address {}", pod.address);
+        let owner = get(&self.maps.pods, &key, object)?;
+        if owner.as_deref() != Some(pod.ifindex.to_ne_bytes().as_slice()) {
+            return Ok(());
+        }
+        delete(&self.maps.pods, &key, object)
+    }
+
+    /// Replaces the destinations that belong to the kernel. New ones are added before old ones
+    /// go, so no packet meets a gap; for a moment both sets hold, which must fit the map.
+    ///
+    /// # Errors
+    /// [`HookError::Limit`] for more than [`MAX_KERNEL_CIDRS`]; [`HookError::Map`].
+    pub fn set_kernel_cidrs(&mut self, cidrs: &[Ipv4Net]) -> Result<(), HookError> {
+        let wanted: BTreeSet<Ipv4Net> = cidrs.iter().map(Ipv4Net::trunc).collect();
+        let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+        within("number of kernel CIDRs", count, MAX_KERNEL_CIDRS + 1)?;
+        let present = 1_u32.to_ne_bytes();
+        for net in &wanted {
+            if self.kernel_cidrs.contains(net) {
+                continue;
+            }
+            put(
+                &self.maps.kernel_cidrs,
+                &layout::cidr(net),
+                &present,
+                || net.to_string(),
+            )?;
+            self.kernel_cidrs.insert(*net);
+        }
+        let old: Vec<_> = self.kernel_cidrs.difference(&wanted).copied().collect();
+        for net in old {
+            delete(&self.maps.kernel_cidrs, &layout::cidr(&net), || {
+                net.to_string()
+            })?;
+            self.kernel_cidrs.remove(&net);
+        }
+        Ok(())
+    }
+
+    /// Attaches hook `pod` to the host side of a pod's veth. Call [`Self::set_pod`] first.
+    ///
+    /// # Errors
+    /// [`HookError::Attach`].
+    pub fn attach_pod(&self, ifindex: u32) -> Result<HookLink, HookError> {
+        attach_tcx(HookKind::Pod, &self.programs.pod, ifindex)
+    }
+
+    /// Attaches hook `trunk` to trunk0.
+    ///
+    /// # Errors
+    /// [`HookError::Attach`].
+    pub fn attach_trunk(&self, ifindex: u32) -> Result<HookLink, HookError> {
+        attach_tcx(HookKind::Trunk, &self.programs.trunk, ifindex)
+    }
+
+    /// Attaches hook `trunk-rx` to trunk1, in the driver.
+    ///
+    /// # Errors
+    /// [`HookError::Attach`].
+    pub fn attach_trunk_rx(&self, ifindex: u32) -> Result<HookLink, HookError> {
+        attach_xdp(HookKind::TrunkRx, &self.programs.trunk_rx, ifindex)
+    }
+
+    /// Attaches hook `uplink` to an ENI, in the driver. `slot` is the ENI's row of sockets, 1 or
+    /// more; `mac` the ENI's own address.
+    ///
+    /// # Errors
+    /// [`HookError::Attach`], also when somebody else's XDP program is there, which stays;
+    /// [`HookError::Limit`] for a slot past the map; [`HookError::Map`].
+    pub fn attach_uplink(
+        &self,
+        ifindex: u32,
+        slot: u32,
+        mac: [u8; 6],
+    ) -> Result<HookLink, HookError> {
+        within("slot", slot, MAX_SLOTS)?;
+        let key = ifindex.to_ne_bytes();
+        let object = || format!("uplink {ifindex}");
+        put(&self.maps.uplinks, &key, &layout::uplink(slot, mac), object)?;
+        attach_xdp(HookKind::Uplink, &self.programs.uplink, ifindex).inspect_err(|_| {
+            // The entry alone does nothing; the attachment's error is the one to report.
+            let _ = self.maps.uplinks.delete(&key);
+        })
+    }
+
+    /// Forgets an uplink: should its hook still be attached, everything there is the kernel's.
+    ///
+    /// # Errors
+    /// [`HookError::Map`]; an unknown uplink is fine.
+    pub fn remove_uplink(&self, ifindex: u32) -> Result<(), HookError> {
+        let (map, key) = (&self.maps.uplinks, ifindex.to_ne_bytes());
+        let object = || format!("uplink {ifindex}");
+        match get(map, &key, object)? {
+            Some(_) => delete(map, &key, object),
+            None => Ok(()),
+        }
+    }
+
+    /// Directs `queue` of the interface in `slot` to an AF_XDP socket. The kernel clears the
+    /// entry when the socket is closed.
+    ///
+    /// # Errors
+    /// [`HookError::Limit`] outside the map; [`HookError::Map`], for instance when `socket` is
+    /// not an AF_XDP socket.
+    pub fn set_socket(
+        &self,
+        slot: u32,
+        queue: u32,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), HookError> {
+        let key = socket_key(slot, queue)?;
+        put(
+            &self.maps.xsks,
+            &key,
+            &socket.as_raw_fd().to_ne_bytes(),
+            || format!("socket of slot {slot} queue {queue}"),
+        )
+    }
+
+    /// Takes the socket of `queue` in `slot` out: an uplink's queue falls back to the kernel, the
+    /// trunk's drops by name. An empty place is fine.
+    ///
+    /// # Errors
+    /// [`HookError::Limit`] outside the map; [`HookError::Map`].
+    pub fn clear_socket(&self, slot: u32, queue: u32) -> Result<(), HookError> {
+        let key = socket_key(slot, queue)?;
+        match self.maps.xsks.delete(&key) {
+            Err(source) if source.kind() != libbpf_rs::ErrorKind::NotFound => Err(map_error(
+                "delete",
+                format!("socket of slot {slot} queue {queue}"),
+                &self.maps.xsks,
+                source,
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The heartbeat array: [`MAX_QUEUES`] native 64-bit words, one per worker, to be mapped
+    /// shared. A worker writes CLOCK_MONOTONIC nanoseconds into its word.
+    #[must_use]
+    pub fn heartbeat(&self) -> BorrowedFd<'_> {
+        self.maps.heartbeat.as_fd()
+    }
+
+    /// Absences of the first `workers` workers.
+    ///
+    /// # Errors
+    /// [`HookError::Map`].
+    pub fn lapses(&self, workers: u32) -> Result<Vec<Lapse>, HookError> {
+        let read = |worker: u32| {
+            let bytes = get(&self.maps.lapses, &worker.to_ne_bytes(), || {
+                format!("worker {worker}")
+            })?;
+            let (words, _) = bytes.as_deref().unwrap_or_default().as_chunks::<8>();
+            let word = |at: usize| words.get(at).map_or(0, |word| u64::from_ne_bytes(*word));
+            Ok(Lapse {
+                last_ns: word(0),
+                count: word(1),
+            })
+        };
+        (0..workers.min(MAX_QUEUES)).map(read).collect()
+    }
+
+    /// Counters of every kind of hook, summed over CPUs.
+    ///
+    /// # Errors
+    /// [`HookError::Map`].
+    pub fn counters(&self) -> Result<[HookCounters; 4], HookError> {
+        let mut all = HookKind::ALL.map(HookCounters::zero);
+        for sum in &mut all {
+            let key = sum.hook.row().to_ne_bytes();
+            let rows = self
+                .maps
+                .counters
+                .lookup_percpu(&key, MapFlags::ANY)
+                .map_err(|source| {
+                    map_error(
+                        "read",
+                        format!("hook {}", sum.hook.label()),
+                        &self.maps.counters,
+                        source,
+                    )
+                })?;
+            for row in rows.unwrap_or_default() {
+                sum.add(&row);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Opens and loads the embedded object.
+pub(crate) fn open() -> Result<Object, HookError> {
+    ObjectBuilder::default()
+        .open_memory(OBJECT)
+        .and_then(libbpf_rs::OpenObject::load)
+        .map_err(|source| HookError::Load { source })
+}
+
+fn program(object: &Object, name: &'static str) -> Result<OwnedFd, HookError> {
+    let found = object.progs().find(|program| program.name() == name);
+    let program = found.ok_or(HookError::Missing {
+        kind: "program",
+        name,
+    })?;
+    let descriptor = program.as_fd().try_clone_to_owned();
+    descriptor.map_err(|source| HookError::Descriptor {
+        what: format!("program `{name}`"),
+        source,
+    })
+}
+
+fn map(object: &Object, name: &'static str) -> Result<MapHandle, HookError> {
+    let found = object.maps().find(|map| map.name() == name);
+    let map = found.ok_or(HookError::Missing { kind: "map", name })?;
+    MapHandle::try_from(&map).map_err(|source| HookError::Load { source })
+}
+
+fn attach_tcx(kind: HookKind, program: &OwnedFd, ifindex: u32) -> Result<HookLink, HookError> {
+    let attached = link::attach_tcx_ingress(program.as_fd(), ifindex);
+    hook_link(kind, ifindex, attached)
+}
+
+fn attach_xdp(kind: HookKind, program: &OwnedFd, ifindex: u32) -> Result<HookLink, HookError> {
+    let attached = link::attach_xdp_native(program.as_fd(), ifindex);
+    hook_link(kind, ifindex, attached)
+}
+
+fn hook_link(
+    kind: HookKind,
+    ifindex: u32,
+    attached: Result<OwnedFd, AttachError>,
+) -> Result<HookLink, HookError> {
+    let link = attached.map_err(|source| HookError::Attach {
+        hook: kind.label(),
+        source,
+    })?;
+    Ok(HookLink {
+        kind,
+        ifindex,
+        _link: link,
+    })
+}
+
+fn socket_key(slot: u32, queue: u32) -> Result<[u8; 4], HookError> {
+    within("slot", slot, MAX_SLOTS)?;
+    within("queue", queue, MAX_QUEUES)?;
+    Ok((slot * MAX_QUEUES + queue).to_ne_bytes())
+}
+
+/// Checks `got < end`.
+fn within(what: &'static str, got: u32, end: u32) -> Result<(), HookError> {
+    if got < end {
+        Ok(())
+    } else {
+        Err(HookError::Limit {
+            what,
+            got,
+            limit: end - 1,
+        })
+    }
+}
+
+fn put(
+    map: &MapHandle,
+    key: &[u8],
+    value: &[u8],
+    object: impl Fn() -> String,
+) -> Result<(), HookError> {
+    map.update(key, value, MapFlags::ANY)
+        .map_err(|source| map_error("write", object(), map, source))
+}
+
+fn get(
+    map: &MapHandle,
+    key: &[u8],
+    object: impl Fn() -> String,
+) -> Result<Option<Vec<u8>>, HookError> {
+    map.lookup(key, MapFlags::ANY)
+        .map_err(|source| map_error("read", object(), map, source))
+}
+
+fn delete(map: &MapHandle, key: &[u8], object: impl Fn() -> String) -> Result<(), HookError> {
+    map.delete(key)
+        .map_err(|source| map_error("delete", object(), map, source))
+}
+
+fn map_error(
+    op: &'static str,
+    object: String,
+    map: &MapHandle,
+    source: libbpf_rs::Error,
+) -> HookError {
+    HookError::Map {
+        op,
+        object,
+        map: map.name().to_string_lossy().into_owned(),
+        source,
+    }
+}
