@@ -98,7 +98,7 @@ fn setup_advice(source: &io::Error) -> &'static str {
             "The driver or the kernel lacks this feature: use copy mode, or turn multi-buffer off"
         }
         Some(libc::EINVAL) => {
-            "Check that the queue exists (`ethtool -l`) and that ring sizes are powers of two"
+            "Check that the queue exists (`ethtool -l`); before Linux 6.6, turn multi-buffer off"
         }
         Some(libc::ENODEV) => "The interface is gone: check `ip link`",
         Some(libc::ENETDOWN) => "The interface is down: set it up first",

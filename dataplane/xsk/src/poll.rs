@@ -1,6 +1,8 @@
 //! Waiting for packets when there is nothing to do.
 //!
-//! It must not be called while packets are pending: it is the idle path.
+//! It must not be called while a TX ring has packets: in copy mode poll(2) sends them too
+//! (net/xdp/xsk.c `xsk_poll`), and those the kernel drops then go uncounted. Flush until
+//! [`PortState::Up`](crate::PortState::Up) first.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -29,6 +29,9 @@ use crate::umem::{PortId, Umem, UmemHandle};
 pub use transmit::{FlushOutcome, PortState};
 
 /// `XDP_STATISTICS`: what the kernel lost on this socket (net/xdp/xsk.c).
+///
+/// In copy mode a packet redirected to the socket is in the RX ring, or in `rx_dropped`, or in
+/// `rx_ring_full`; `fill_ring_empty` says why some of `rx_dropped` were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Statistics {
     /// Received packets dropped for other reasons, such as being too long for a chunk without

@@ -1,7 +1,9 @@
 //! Packets through the kernel: contents, order, chains, drops, conservation of frames.
 
 use super::rig::{Hook, collect, drain, ethernet, in_namespace, ip, port, small, umem, veth};
-use crate::{FrameSize, HugePages, PortConfig, PortState, Umem, UmemConfig};
+use crate::{
+    Batch, FrameSize, HugePages, PortConfig, PortState, RingSize, Statistics, Umem, UmemConfig,
+};
 
 #[test]
 #[ignore = "needs root and network namespaces"]
@@ -117,6 +119,102 @@ fn a_packet_over_the_chain_limit_is_freed_whole_and_counted() {
         assert_eq!(to.close(&mut little), 0);
         assert_eq!(little.audit().free, 512);
     });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn one_flush_drains_the_ring_whatever_the_kernels_budget() {
+    in_namespace(|| {
+        let (a, b) = veth(1500);
+        let hook = Hook::attach(b);
+        let mut umem = umem(2048);
+        let mut to = port(&small(b, 0), &umem);
+        hook.open(&mut to, &mut umem);
+        let mut kicks = vec![];
+        for skb_budget in [None, Some(256)] {
+            let mut from = port(
+                &PortConfig {
+                    skb_budget,
+                    ..small(a, 0)
+                },
+                &umem,
+            );
+            for number in 0..200 {
+                let packet = umem.packet_from(&ethernet(64, number)).expect("free");
+                from.send(&mut umem, packet).expect("room");
+            }
+            let outcome = from.flush();
+            assert_eq!(
+                (outcome.state, outcome.pending),
+                (PortState::Up, 0),
+                "{outcome:?}"
+            );
+            assert_eq!(collect(&mut to, &mut umem, 200, |_, _| {}), 200);
+            kicks.push(outcome.kicks);
+            assert_eq!(from.close(&mut umem), 0);
+        }
+        // 32 a call is the kernel's default; a larger budget must not take more calls (it takes
+        // fewer where the kernel knows the option).
+        assert!(kicks[0] >= 200 / 32 && kicks[1] <= kicks[0], "{kicks:?}");
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn under_overload_every_packet_is_received_or_counted() {
+    let short_of_frames = overload(32, 256);
+    assert!(short_of_frames.rx_dropped > 0, "{short_of_frames:?}");
+    let short_of_room = overload(256, 32);
+    assert!(short_of_room.rx_ring_full > 0, "{short_of_room:?}");
+}
+
+/// Sends more than a port with these rings can take, and checks that nothing is unaccounted for.
+fn overload(fill: u32, rx: u32) -> Statistics {
+    in_namespace(move || {
+        let (a, b) = veth(1500);
+        let hook = Hook::attach(b);
+        let mut umem = umem(4096);
+        let mut from = port(&small(a, 0), &umem);
+        let fill = RingSize::new(fill).expect("a power of two");
+        let rx = RingSize::new(rx).expect("a power of two");
+        let mut to = port(
+            &PortConfig {
+                fill,
+                rx,
+                ..small(b, 0)
+            },
+            &umem,
+        );
+        hook.open(&mut to, &mut umem);
+        let (mut sent, mut busy, mut received) = (0u64, 0u64, 0u64);
+        let mut batch = Batch::new();
+        for _ in 0..200 {
+            for number in 0..200 {
+                let packet = umem.packet_from(&ethernet(64, number)).expect("free");
+                from.send(&mut umem, packet).expect("room");
+                sent += 1;
+            }
+            let outcome = from.flush();
+            assert_eq!(outcome.pending, 0, "{outcome:?}");
+            busy += u64::from(outcome.busy);
+            from.reclaim(&mut umem);
+            received += to.receive(&mut umem, &mut batch) as u64;
+            batch.drain().for_each(|packet| umem.free_packet(packet));
+            to.refill(&mut umem);
+        }
+        drain(&mut from, &mut umem);
+        while to.receive(&mut umem, &mut batch) > 0 {
+            received += batch.len() as u64;
+            batch.drain().for_each(|packet| umem.free_packet(packet));
+        }
+        let kernel = to.statistics().expect("read");
+        let lost = kernel.rx_dropped + kernel.rx_ring_full;
+        assert_eq!(sent - busy, received + lost, "{kernel:?}");
+        assert!(umem.audit().is_balanced());
+        assert_eq!((to.close(&mut umem), from.close(&mut umem)), (0, 0));
+        assert_eq!(umem.audit().free, 4096);
+        kernel
+    })
 }
 
 #[test]
