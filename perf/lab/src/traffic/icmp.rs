@@ -39,7 +39,10 @@ pub fn ping(client: End<'_>, server: End<'_>, count: u32, length: usize) -> Resu
     let mut at_client = None;
     for sequence in 0..count {
         let request = echo_request(identifier, sequence, length);
-        if socket.send_to(&request, &SockAddr::from(server_at)).is_err() {
+        if socket
+            .send_to(&request, &SockAddr::from(server_at))
+            .is_err()
+        {
             continue;
         }
         if let Some(seen) = await_reply(&socket, server.address, &request) {
@@ -48,7 +51,12 @@ pub fn ping(client: End<'_>, server: End<'_>, count: u32, length: usize) -> Resu
         }
     }
     let at_server = at_server.first(Ipv4Addr::UNSPECIFIED);
-    Ok(EchoReport { sent: count, received, at_server, at_client })
+    Ok(EchoReport {
+        sent: count,
+        received,
+        at_server,
+        at_client,
+    })
 }
 
 /// RFC 792 page 14, checksum per RFC 1071.
@@ -89,5 +97,8 @@ fn reply_in(packet: &[u8], server: Ipv4Addr, request: &[u8]) -> Option<Seen> {
         && message.first() == Some(&ECHO_REPLY)
         && message.get(4..HEADER)? == request.get(4..HEADER)?
         && message.get(HEADER..)? == request.get(HEADER..)?;
-    ours.then_some(Seen { source: SocketAddrV4::new(source, 0), ttl: *packet.get(8)? })
+    ours.then_some(Seen {
+        source: SocketAddrV4::new(source, 0),
+        ttl: *packet.get(8)?,
+    })
 }

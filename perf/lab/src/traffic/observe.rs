@@ -38,8 +38,12 @@ impl Observer {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return None,
             };
-            let seen = packet.get(..length).and_then(|packet| parse(packet, self.local));
-            if let Some(seen) = seen.filter(|seen| remote.is_unspecified() || *seen.source.ip() == remote) {
+            let seen = packet
+                .get(..length)
+                .and_then(|packet| parse(packet, self.local));
+            if let Some(seen) =
+                seen.filter(|seen| remote.is_unspecified() || *seen.source.ip() == remote)
+            {
                 return Some(seen);
             }
         }
@@ -66,5 +70,8 @@ fn parse(packet: &[u8], local: SocketAddrV4) -> Option<Seen> {
         return None;
     }
     let source_port = if with_ports { word(header)? } else { 0 };
-    Some(Seen { source: SocketAddrV4::new(address(12)?, source_port), ttl: *packet.get(8)? })
+    Some(Seen {
+        source: SocketAddrV4::new(address(12)?, source_port),
+        ttl: *packet.get(8)?,
+    })
 }

@@ -33,8 +33,8 @@ pub fn tcp(client: End<'_>, server: End<'_>, duration: Duration) -> Result<Strea
     let started = Instant::now();
     let reader = thread::spawn(move || accept_and_check(&listener, duration));
     let stream = connect(client, server_at)?;
-    let at_client = local_end(&stream)
-        .and_then(|local| Observer::open(client.netns, Protocol::TCP, local))?;
+    let at_client =
+        local_end(&stream).and_then(|local| Observer::open(client.netns, Protocol::TCP, local))?;
     let sent = send_for(stream, duration).context(|| format!("send to {server_at}"))?;
     let (bytes, corrupt) = reader
         .join()
@@ -42,7 +42,9 @@ pub fn tcp(client: End<'_>, server: End<'_>, duration: Duration) -> Result<Strea
         .context(|| format!("receive at {server_at}"))?;
     let elapsed = started.elapsed();
     if bytes != sent {
-        return Err(Error::Traffic(format!("sent {sent} bytes, {server_at} received {bytes}")));
+        return Err(Error::Traffic(format!(
+            "sent {sent} bytes, {server_at} received {bytes}"
+        )));
     }
     Ok(StreamReport {
         bytes,
@@ -75,7 +77,9 @@ fn local_end(stream: &TcpStream) -> Result<SocketAddrV4> {
 }
 
 fn block() -> Vec<u8> {
-    (0..BLOCK_BYTES as u64).map(|at| pattern(SEED, at)).collect()
+    (0..BLOCK_BYTES as u64)
+        .map(|at| pattern(SEED, at))
+        .collect()
 }
 
 fn send_for(mut stream: TcpStream, duration: Duration) -> io::Result<u64> {
@@ -136,7 +140,11 @@ fn differences(received: &[u8], block: &[u8], position: u64) -> u64 {
         let (now, later) = rest.split_at(length);
         let expected = &block[at..at + length];
         if now != expected {
-            wrong += now.iter().zip(expected).filter(|(got, want)| got != want).count() as u64;
+            wrong += now
+                .iter()
+                .zip(expected)
+                .filter(|(got, want)| got != want)
+                .count() as u64;
         }
         rest = later;
         at = 0;
@@ -152,8 +160,9 @@ mod tests {
     fn a_shifted_segment_is_seen() {
         let block = block();
         let at = BLOCK_BYTES as u64 - 10;
-        let mut wire: Vec<u8> =
-            (0..100).map(|offset| block[((at + offset) % BLOCK_BYTES as u64) as usize]).collect();
+        let mut wire: Vec<u8> = (0..100)
+            .map(|offset| block[((at + offset) % BLOCK_BYTES as u64) as usize])
+            .collect();
         assert_eq!(differences(&wire, &block, at), 0);
         wire[50] ^= 1;
         assert_eq!(differences(&wire, &block, at), 1);

@@ -1,6 +1,6 @@
 //! UDP request and response with sequence numbers and a checked payload.
 
-use std::net::{SocketAddrV4, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -21,12 +21,18 @@ const SERVER_POLL: Duration = Duration::from_millis(20);
 /// When sockets cannot be made; losses are in the report.
 pub fn udp(client: End<'_>, server: End<'_>, count: u32, length: usize) -> Result<EchoReport> {
     if length < 4 {
-        return Err(Error::Traffic("a UDP probe needs 4 bytes for its sequence number".to_owned()));
+        return Err(Error::Traffic(
+            "a UDP probe needs 4 bytes for its sequence number".to_owned(),
+        ));
     }
     let server_socket = bind(server.netns, SocketAddrV4::new(server.address, 0))?;
-    server_socket.set_read_timeout(Some(SERVER_POLL)).context(|| "server deadline")?;
+    server_socket
+        .set_read_timeout(Some(SERVER_POLL))
+        .context(|| "server deadline")?;
     let client_socket = bind(client.netns, SocketAddrV4::new(client.address, 0))?;
-    client_socket.set_read_timeout(Some(ANSWER_DEADLINE)).context(|| "client deadline")?;
+    client_socket
+        .set_read_timeout(Some(ANSWER_DEADLINE))
+        .context(|| "client deadline")?;
     let server_at = local(&server_socket)?;
     let client_at = local(&client_socket)?;
     let at_server = Observer::open(server.netns, Protocol::UDP, server_at)?;
@@ -56,8 +62,8 @@ fn bind(netns: &NetNs, address: SocketAddrV4) -> Result<UdpSocket> {
 
 fn local(socket: &UdpSocket) -> Result<SocketAddrV4> {
     match socket.local_addr().context(|| "local address")? {
-        std::net::SocketAddr::V4(address) => Ok(address),
-        std::net::SocketAddr::V6(address) => Err(Error::Traffic(format!("{address} is not IPv4"))),
+        SocketAddr::V4(address) => Ok(address),
+        SocketAddr::V6(address) => Err(Error::Traffic(format!("{address} is not IPv4"))),
     }
 }
 
@@ -79,16 +85,13 @@ fn exchange(socket: &UdpSocket, server: SocketAddrV4, count: u32, length: usize)
         if socket.send_to(&request, server).is_err() {
             continue;
         }
-        let matches = |got: (usize, std::net::SocketAddr)| {
-            answer_is(got, server.into(), length) && answer[..length] == request
-        };
-        if socket.recv_from(&mut answer).is_ok_and(matches) {
+        if let Ok((got, from)) = socket.recv_from(&mut answer)
+            && got == length
+            && from == SocketAddr::V4(server)
+            && answer[..length] == request
+        {
             intact += 1;
         }
     }
     intact
-}
-
-fn answer_is(got: (usize, std::net::SocketAddr), from: std::net::SocketAddr, length: usize) -> bool {
-    got == (length, from)
 }
