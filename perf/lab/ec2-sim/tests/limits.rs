@@ -658,11 +658,16 @@ fn a_new_interface_is_unknown_until_it_is_visible() {
     };
     let cloud = Cloud::with_clock(config, clock).unwrap();
     let eni = create(&cloud, 0).unwrap();
-    let look =
-        || cloud.describe_network_interfaces(&[eni.eni_id.clone()], &[], &PageRequest::default());
+    let look = || {
+        cloud.describe_network_interfaces(
+            std::slice::from_ref(&eni.eni_id),
+            &[],
+            &PageRequest::default(),
+        )
+    };
     assert_code(look(), "InvalidNetworkInterfaceID.NotFound");
     time.store(1003, std::sync::atomic::Ordering::SeqCst);
-    assert_eq!(look().unwrap().items, [eni.clone()]);
+    assert_eq!(look().unwrap().items, std::slice::from_ref(&eni));
 }
 
 #[test]
