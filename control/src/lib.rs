@@ -7,4 +7,5 @@
 
 pub mod clock;
 pub mod config;
+pub mod ec2;
 pub mod ipam;

@@ -24,7 +24,7 @@ fn sample() -> Checkpoint {
         host_ifname: format!("eni{n:011x}"),
         mtu: 9001,
         reserved_at: Timestamp(17),
-        link: (n % 2 == 0).then(|| PodLink {
+        link: n.is_multiple_of(2).then(|| PodLink {
             ifindex: u32::from(n) + 10,
             host_mac: "02:00:00:00:00:01".parse().unwrap(),
             pod_mac: Some("02:00:00:00:00:02".parse().unwrap()),
