@@ -1,0 +1,239 @@
+//! The life of one packet, in order: parse, screen, own, look up, decide on a miss, check TTL and
+//! size, rewrite. Pure over bytes, state and snapshot; the caller does the I/O and the counting.
+
+use penstock_packet::rewrite::set_destination_mac;
+use penstock_packet::{DropReason, Fragment, Ip4, L4, Parsed, icmp, parse};
+
+use crate::classify::{self, Class, classify};
+use crate::decide::{self, hops, may_install, may_translate};
+use crate::entry::{Flow, Hop};
+use crate::key::{Direction, FlowKey, Zone};
+use crate::table::FlowId;
+use crate::{Engine, Ingress, OutIf, Packet, Rejection, Snapshot, Timestamp, Verdict, icmp_error};
+
+/// Decides and rewrites one packet.
+pub fn forward(
+    engine: &mut Engine,
+    snapshot: &Snapshot,
+    mut packet: Packet<'_>,
+    now: Timestamp,
+) -> Verdict {
+    let verdict = match run(engine, snapshot, &mut packet, now) {
+        Ok(out) => Verdict::Forward(out),
+        Err(other) => other,
+    };
+    if verdict == Verdict::ToKernel && packet.head.first().is_some_and(|first| first & 1 == 0) {
+        set_destination_mac(packet.head, snapshot.trunk_mac);
+    }
+    verdict
+}
+
+impl From<DropReason> for Verdict {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+/// The steps; every way out but the last is an `Err`.
+fn run(
+    engine: &mut Engine,
+    snapshot: &Snapshot,
+    packet: &mut Packet<'_>,
+    now: Timestamp,
+) -> Result<OutIf, Verdict> {
+    let ip = match parse(packet.head, packet.length) {
+        Ok(Parsed::Ip4(ip)) => ip,
+        Ok(Parsed::Arp) => return Err(Verdict::ToKernel),
+        Err(reason) => return Err(unreadable(reason, packet.ingress)),
+    };
+    screen(snapshot, packet, &ip)?;
+    let Some(key) = FlowKey::of(&ip, Zone::from(packet.ingress)) else {
+        return without_flow(engine, snapshot, packet, &ip);
+    };
+    let owner = engine.owner(snapshot, key);
+    if owner != engine.worker {
+        return Err(Verdict::HandOff(owner));
+    }
+    let (id, direction) = match engine.lookup(key, snapshot) {
+        Some(hit) => hit,
+        None => match decide_flow(engine, snapshot, packet, (&ip, key), now)? {
+            (flow, direction, true) => (engine.install(flow, now)?, direction),
+            (flow, direction, false) => {
+                let hop = &flow.way(direction).hop;
+                hop.rewrite.apply(packet.head, &ip);
+                return Ok(hop.out);
+            }
+        },
+    };
+    pass(engine, packet, &ip, (id, direction), now)
+}
+
+/// Frames that could not be read: on an uplink, what is merely foreign is the kernel's.
+#[cold]
+fn unreadable(reason: DropReason, ingress: Ingress) -> Verdict {
+    use DropReason::{Ip6Disabled, L2Ethertype, L2Vlan};
+    match (reason, ingress) {
+        (Ip6Disabled | L2Ethertype | L2Vlan, Ingress::Uplink(_)) => Verdict::ToKernel,
+        _ => Verdict::Drop(reason),
+    }
+}
+
+/// What needs no flow to judge: MACs, impossible addresses, fragments and options.
+#[inline]
+fn screen(snapshot: &Snapshot, packet: &Packet<'_>, ip: &Ip4) -> Result<(), Verdict> {
+    classify::addresses(ip)?;
+    if let Ingress::Uplink(id) = packet.ingress {
+        let ours = snapshot.uplink(id).ok_or(DropReason::NoUplink)?.mac;
+        match packet.head.first_chunk::<6>() {
+            Some(mac) if *mac == ours => {}
+            Some([first, ..]) if first & 1 == 1 => return Err(Verdict::ToKernel),
+            _ => return Err(DropReason::L2NotOurs.into()),
+        }
+    }
+    if ip.fragment != Fragment::None || ip.has_options() {
+        classify(snapshot, ip, source_mac(packet), packet.ingress)?;
+        return Err(Verdict::ToKernel);
+    }
+    Ok(())
+}
+
+/// A miss: what this packet is, and the flow it starts; `false` when it leaves none behind.
+#[cold]
+fn decide_flow(
+    engine: &mut Engine,
+    snapshot: &Snapshot,
+    packet: &Packet<'_>,
+    (ip, key): (&Ip4, FlowKey),
+    now: Timestamp,
+) -> Result<(Flow, Direction, bool), Verdict> {
+    let class = classify(snapshot, ip, source_mac(packet), packet.ingress)?;
+    if let Class::ToSnatRange = class {
+        return Err(DropReason::NatNosession.into());
+    }
+    let translated = matches!(
+        class,
+        Class::Leaving {
+            translated: true,
+            ..
+        }
+    );
+    if translated {
+        may_translate(ip)?;
+    }
+    let hops = hops(&class).ok_or(Verdict::ToKernel)?;
+    let direction = hops.2;
+    let flow = decide::untranslated(ip, key, &class, hops, (snapshot.epoch, now));
+    fits(&flow.way(direction).hop, ip, packet.ingress)?;
+    let Some(snat) = snapshot.snat.as_ref().filter(|_| translated) else {
+        return Ok((flow, direction, may_install(ip)));
+    };
+    let port = engine.lease(snat, key).ok_or(Verdict::Reject(Rejection {
+        reason: DropReason::NatNoPort,
+        error: icmp::Error::Prohibited,
+        ingress: packet.ingress,
+    }))?;
+    let outside = penstock_packet::rewrite::End {
+        address: snat.address,
+        port,
+    };
+    Ok((decide::translate(flow, outside), direction, true))
+}
+
+/// A packet of a known flow: state, counts, rewrite.
+#[inline]
+fn pass(
+    engine: &mut Engine,
+    packet: &mut Packet<'_>,
+    ip: &Ip4,
+    (id, direction): (FlowId, Direction),
+    now: Timestamp,
+) -> Result<OutIf, Verdict> {
+    let flow = engine.flow_mut(id).ok_or(DropReason::NatNosession)?;
+    fits(&flow.way(direction).hop, ip, packet.ingress)?;
+    let translated = flow.egress.hop.rewrite.translation.is_some();
+    let mut changed = false;
+    if let (L4::Tcp { flags, .. }, Some(tcp)) = (ip.l4, flow.tcp) {
+        if translated && flags.is_nonsense() {
+            return Err(DropReason::TcpFlags.into());
+        }
+        let next = tcp.next(flow.sender(direction), flags);
+        changed = next != tcp;
+        flow.tcp = Some(next);
+    }
+    flow.last_seen = now;
+    let way = flow.way_mut(direction);
+    way.packets += 1;
+    way.hop.rewrite.apply(packet.head, ip);
+    let out = way.hop.out;
+    engine.stats.translated += u64::from(translated);
+    if changed {
+        engine.rearm(id, now);
+    }
+    Ok(out)
+}
+
+/// Whether a packet may take this hop: TTL to spare (P17) and small enough (P29).
+#[inline]
+pub(crate) fn fits(hop: &Hop, ip: &Ip4, ingress: Ingress) -> Result<(), Verdict> {
+    let reject = |reason, error| {
+        Err(Verdict::Reject(Rejection {
+            reason,
+            error,
+            ingress,
+        }))
+    };
+    if ip.ttl <= 1 {
+        reject(DropReason::Ttl, icmp::Error::TimeExceeded)
+    } else if ip.ip_length() <= usize::from(hop.mtu) {
+        Ok(())
+    } else if ip.dont_fragment {
+        reject(DropReason::Mtu, icmp::Error::TooBig { mtu: hop.mtu })
+    } else {
+        Err(Verdict::ToKernel)
+    }
+}
+
+/// What has no flow of its own: ICMP errors, other ICMP messages, malformed L4 headers.
+#[cold]
+fn without_flow(
+    engine: &mut Engine,
+    snapshot: &Snapshot,
+    packet: &mut Packet<'_>,
+    ip: &Ip4,
+) -> Result<OutIf, Verdict> {
+    let class = classify(snapshot, ip, source_mac(packet), packet.ingress)?;
+    if let L4::IcmpError(kind) = ip.l4 {
+        return icmp_error::forward(engine, snapshot, packet, ip, (kind, class));
+    }
+    if let Class::Leaving {
+        translated: true, ..
+    } = class
+    {
+        may_translate(ip)?;
+    }
+    send_along(packet, ip, &class)
+}
+
+/// Forwards untranslated by the rules alone.
+pub(crate) fn send_along(
+    packet: &mut Packet<'_>,
+    ip: &Ip4,
+    class: &Class<'_>,
+) -> Result<OutIf, Verdict> {
+    let (egress, ingress, direction) = hops(class).ok_or(Verdict::ToKernel)?;
+    let hop = match direction {
+        Direction::Egress => egress,
+        Direction::Ingress => ingress,
+    };
+    fits(&hop, ip, packet.ingress)?;
+    hop.rewrite.apply(packet.head, ip);
+    Ok(hop.out)
+}
+
+fn source_mac(packet: &Packet<'_>) -> [u8; 6] {
+    packet
+        .head
+        .get(6..12)
+        .and_then(|mac| mac.first_chunk().copied())
+        .unwrap_or_default()
+}

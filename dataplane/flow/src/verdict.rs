@@ -1,0 +1,63 @@
+//! What is asked of the engine about a packet, and what it answers.
+
+use penstock_packet::{DropReason, icmp};
+
+/// Slot of an uplink, given by whoever compiles the snapshot; stable while the uplink exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UplinkId(pub u8);
+
+/// Where a packet came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ingress {
+    /// A pod, by way of the trunk.
+    Trunk,
+    /// An ENI.
+    Uplink(UplinkId),
+}
+
+/// Where a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OutIf {
+    /// A pod of this node, by way of the trunk; the hook there finds it by destination.
+    Endpoint,
+    /// An ENI.
+    Uplink(UplinkId),
+}
+
+/// One packet, as the worker holds it.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    /// First chunk's bytes, from the Ethernet header on; rewritten in place when forwarded.
+    pub head: &'a mut [u8],
+    /// Frame length over all chunks.
+    pub length: usize,
+    /// Where it came from.
+    pub ingress: Ingress,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Rewritten in place; send the first [`penstock_packet::frame_length`] bytes there.
+    Forward(OutIf),
+    /// The kernel's: send it out of the trunk. The destination MAC is the trunk's, the rest
+    /// is untouched, the TTL included.
+    ToKernel,
+    /// Another worker owns the flow; nothing was changed.
+    HandOff(u16),
+    /// Drop under the reason and try [`crate::Engine::reject`]; nothing was changed.
+    Reject(Rejection),
+    /// Drop under the reason.
+    Drop(DropReason),
+}
+
+/// A drop the sender may be told about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rejection {
+    /// Reason to count.
+    pub reason: DropReason,
+    /// What the sender may hear.
+    pub error: icmp::Error,
+    /// Where the packet came from, and where an answer would go.
+    pub ingress: Ingress,
+}
