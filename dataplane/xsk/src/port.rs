@@ -143,13 +143,15 @@ impl Port {
     }
 
     /// Closes the socket and returns every frame it had to the free list. Returns how many frames
-    /// are lost instead: in zero-copy the device may write into frames it was given until the
-    /// driver lets go of them, which no call reports, so those are written off.
+    /// are written off instead, because somebody may still write into them:
     ///
-    /// In copy mode none are lost: the kernel touches the UMEM only inside system calls and
-    /// receive interrupts of a bound socket, and close waits for the latter
-    /// (net/xdp/xsk.c `xsk_release`). Do not fork in another thread meanwhile: the child would
-    /// keep the socket alive until it executes.
+    /// - in zero-copy, the device, until its driver lets go, which no call reports;
+    /// - in copy mode none, unless a clone of the socket's descriptor is still open (the kernel
+    ///   then keeps it bound) or procfs is missing, without which that cannot be told. Drop clones
+    ///   first, and do not fork in another thread meanwhile.
+    ///
+    /// In copy mode the kernel touches the UMEM only inside system calls and receive interrupts of
+    /// a bound socket, and its release waits for the latter (net/xdp/xsk.c `xsk_release`).
     ///
     /// # Panics
     ///
@@ -164,14 +166,16 @@ impl Port {
             }
         }
         let (id, mode) = (self.id, self.mode);
+        let witness = sys::Witness::new(self.fd.as_fd());
         drop(self);
-        umem.settle(id, mode == Mode::ZeroCopy)
+        let released = witness.is_ok_and(|witness| witness.is_released());
+        umem.settle(id, mode == Mode::ZeroCopy || !released)
     }
 }
 
 impl AsFd for Port {
     /// The socket: for the XSKMAP, and for [`wait`](crate::wait) (readable when the RX ring has
-    /// packets).
+    /// packets). A clone that outlives [`Port::close`] keeps the queue bound and costs the frames.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

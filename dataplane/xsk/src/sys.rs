@@ -226,6 +226,36 @@ pub(crate) fn monotonic_ns() -> u64 {
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
+/// Tells whether an open file is gone, that is, whether the last descriptor of it was closed.
+///
+/// An epoll instance knows the files it watches without keeping them open, and forgets them when
+/// the kernel releases them (fs/eventpoll.c `eventpoll_release_file`); procfs lists what it knows.
+#[derive(Debug)]
+pub(crate) struct Witness {
+    epoll: OwnedFd,
+}
+
+impl Witness {
+    /// Starts watching the file behind `fd`.
+    pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        // SAFETY: epoll_create1(2) takes an integer only.
+        let epoll = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map(owned)?;
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        let (instance, watched) = (epoll.as_raw_fd(), fd.as_raw_fd());
+        // SAFETY: `event` is valid for reads during the call.
+        let result =
+            unsafe { libc::epoll_ctl(instance, libc::EPOLL_CTL_ADD, watched, &raw mut event) };
+        check(result).map(|_| Self { epoll })
+    }
+
+    /// Whether the file is gone; false also when that cannot be told.
+    pub(crate) fn is_released(&self) -> bool {
+        let path = format!("/proc/thread-self/fdinfo/{}", self.epoll.as_raw_fd());
+        std::fs::read_to_string(path)
+            .is_ok_and(|known| !known.lines().any(|line| line.starts_with("tfd:")))
+    }
+}
+
 /// A memory mapping, unmapped on drop.
 #[derive(Debug)]
 pub(crate) struct Mapping {

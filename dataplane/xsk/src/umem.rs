@@ -9,7 +9,7 @@
 //! | held | the worker, as a [`Frame`] | [`Umem::alloc`], receive | [`Umem::free`], send |
 //! | receiving | the kernel, by a port's fill or RX ring | refill | receive, close |
 //! | sending | the kernel, by a port's TX or completion ring | send | completion, close |
-//! | lost | nobody | close of a zero-copy port whose device may still write | none |
+//! | lost | nobody | close of a port whose device or kernel may still write | none |
 //!
 //! The state of a chunk changes only here, and a chunk the kernel names is believed only if its
 //! state says the kernel has it, from that very port. So a chunk cannot be freed twice, sent twice
@@ -59,7 +59,7 @@ pub struct FrameCounts {
     pub receiving: u32,
     /// With the kernel for sending.
     pub sending: u32,
-    /// Given up because a device may still write to them.
+    /// Given up at a close because somebody may still write to them.
     pub lost: u32,
     /// All.
     pub total: u32,
@@ -382,14 +382,14 @@ impl Umem {
     }
 
     /// Ends a port's use of the UMEM: what the kernel still has from it goes to the free list, or
-    /// is written off where a device may still write. Returns the number written off.
-    pub(crate) fn settle(&mut self, port: PortId, device_may_write: bool) -> u32 {
+    /// is written off if somebody may still write there. Returns the number written off.
+    pub(crate) fn settle(&mut self, port: PortId, still_written: bool) -> u32 {
         let mut lost = 0;
         for (chunk, owner) in self.owners.iter_mut().enumerate() {
             if *owner != Owner::Receiving(port) && *owner != Owner::Sending(port) {
                 continue;
             }
-            if device_may_write {
+            if still_written {
                 *owner = Owner::Lost;
                 lost += 1;
             } else {
@@ -592,7 +592,7 @@ mod tests {
 
     #[test]
     fn settling_touches_only_the_closed_port() {
-        for device_may_write in [false, true] {
+        for still_written in [false, true] {
             let mut umem = umem(8);
             let (port, other) = (umem.handle().next_port(), umem.handle().next_port());
             for _ in 0..3 {
@@ -601,9 +601,9 @@ mod tests {
             umem.lend_for_receiving(other).expect("free");
             let frame = umem.alloc().expect("free");
             umem.lend_for_sending(frame, port);
-            let lost = umem.settle(port, device_may_write);
+            let lost = umem.settle(port, still_written);
             let counts = umem.audit();
-            assert_eq!(lost, if device_may_write { 4 } else { 0 });
+            assert_eq!(lost, if still_written { 4 } else { 0 });
             assert_eq!((counts.receiving, counts.lost), (1, lost));
             assert_eq!(counts.free, 7 - lost);
             assert!(counts.is_balanced());

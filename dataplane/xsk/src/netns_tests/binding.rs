@@ -210,6 +210,32 @@ fn close_returns_every_frame_whatever_ring_it_is_in() {
 
 #[test]
 #[ignore = "needs root and network namespaces"]
+fn frames_of_a_socket_that_is_still_open_elsewhere_are_not_reused() {
+    in_namespace(|| {
+        let (a, b) = veth(1500);
+        let hook = Hook::attach(b);
+        let mut umem = umem(2048);
+        let mut from = port(&small(a, 0), &umem);
+        let mut to = port(&small(b, 0), &umem);
+        hook.open(&mut to, &mut umem);
+        let clone = to.as_fd().try_clone_to_owned().expect("clone");
+        assert_eq!(to.close(&mut umem), 256);
+        let counts = umem.audit();
+        assert_eq!((counts.lost, counts.free), (256, 2048 - 256));
+        // The kernel does still write into them: the packet is taken, not passed on.
+        let packet = umem.packet_from(&ethernet(64, 1)).expect("free");
+        from.send(&mut umem, packet).expect("room");
+        assert_eq!(from.flush().pending, 0);
+        assert_eq!(
+            crate::wait(&[clone.as_fd()], super::rig::PATIENCE).expect("poll"),
+            1
+        );
+        assert!(umem.audit().is_balanced());
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
 fn a_port_whose_interface_is_down_or_gone_says_so() {
     in_namespace(|| {
         let (a, _) = veth(1500);
