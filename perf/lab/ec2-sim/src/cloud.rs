@@ -136,7 +136,7 @@ impl Cloud {
         self.lock().calls.clone()
     }
 
-    /// What [`Wire`] refused so far, oldest first; the last [`state::WIRE_ERRORS_KEPT`] are kept.
+    /// What [`Wire`] refused so far, oldest first; only the latest are kept.
     #[must_use]
     pub fn wire_errors(&self) -> Vec<String> {
         self.lock().wire_errors.iter().cloned().collect()
