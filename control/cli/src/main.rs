@@ -1,3 +1,66 @@
-//! Placeholder until the crate is written.
+//! `penstock`, the one command: looks inside a running node, and brings a lab up.
+//!
+//! It asks the two daemons over their sockets and prints what they say; it holds no state and
+//! changes nothing on a node. Standard output carries the answer, standard error the problems, and
+//! the exit status the verdict (see [`arguments`]).
 
-fn main() {}
+mod arguments;
+mod daemons;
+mod failure;
+mod get;
+mod status;
+mod table;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::arguments::{Arguments, Command, USAGE_EXIT};
+use crate::daemons::Daemons;
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let refused = error.use_stderr();
+            // Nothing to be done when the terminal is gone.
+            let _ = error.print();
+            return ExitCode::from(if refused { USAGE_EXIT } else { 0 });
+        }
+    };
+    let mut output = io::stdout().lock();
+    let outcome = run(&arguments, &mut output).and_then(|code| {
+        output.flush()?;
+        Ok(code)
+    });
+    match outcome {
+        Ok(code) => code,
+        // The reader has seen enough, as `head` does.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "penstock: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(arguments: &Arguments, output: &mut impl Write) -> Result<ExitCode, Failure> {
+    let daemons = Daemons::at(&arguments.run_dir);
+    match &arguments.command {
+        Command::Status { format } => status::show(&daemons, *format, output),
+        Command::Get(request) => get::show(&daemons, request, output),
+        Command::Version => {
+            writeln!(output, "penstock {}", env!("CARGO_PKG_VERSION"))?;
+            daemons.versions(output)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completion { shell } => {
+            clap_complete::generate(*shell, &mut Arguments::command(), "penstock", output);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

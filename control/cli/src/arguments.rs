@@ -1,0 +1,131 @@
+//! The command line. Exit statuses are part of it: scripts and probes read them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Status of a command line that makes no sense (EX_USAGE, sysexits.h); clap's own 2 means "down"
+/// here.
+pub(crate) const USAGE_EXIT: u8 = 64;
+
+const EXIT_STATUSES: &str = "\
+Exit status:
+  0   all is well
+  1   degraded: traffic flows, but not all as it should; or the request failed
+  2   down: the daemon that was asked does not answer
+  64  the command line makes no sense
+
+Examples:
+  penstock status
+  penstock get pods -o wide
+  penstock get drops -o json
+  penstock --run-dir /run/penstock-lab/lab/node1/run get flows --limit 20";
+
+/// Looks inside Penstock, and brings a lab up.
+#[derive(Debug, Parser)]
+#[command(name = "penstock", version, after_help = EXIT_STATUSES)]
+pub(crate) struct Arguments {
+    /// Run directory of the daemons, where their sockets are.
+    #[arg(
+        long,
+        global = true,
+        env = "PENSTOCK_RUN_DIR",
+        value_name = "DIR",
+        default_value = "/run/penstock"
+    )]
+    pub(crate) run_dir: PathBuf,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Is everything well? Exits 0, 1 or 2 accordingly.
+    Status {
+        /// Output format.
+        #[arg(
+            short = 'o',
+            long = "output",
+            value_name = "FORMAT",
+            default_value = "table"
+        )]
+        format: Format,
+    },
+    /// Show what there is.
+    Get(GetArguments),
+    /// Versions of this command and of the daemons.
+    Version,
+    /// Print a shell's completion script.
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArguments {
+    /// What to show.
+    pub(crate) resource: Resource,
+    /// Output format.
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_name = "FORMAT",
+        default_value = "table"
+    )]
+    pub(crate) format: Format,
+    /// Leave the column names out.
+    #[arg(long)]
+    pub(crate) no_headers: bool,
+    /// Most flows to show.
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Resource {
+    /// Attached pods.
+    Pods,
+    /// Network interfaces of the instance.
+    Enis,
+    /// Flows in the workers' tables.
+    Flows,
+    /// Dropped packets by reason, hooks and workers together.
+    Drops,
+    /// Worker threads.
+    Workers,
+    /// AF_XDP sockets.
+    Ports,
+    /// BPF programs.
+    Hooks,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Aligned columns.
+    Table,
+    /// The daemons' own rows.
+    Json,
+    /// As table, with every column.
+    Wide,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_exit_statuses_are_in_the_help() {
+        let help = Arguments::command().render_help().to_string();
+        for status in ["0   all is well", "1   degraded", "2   down", "64 "] {
+            assert!(help.contains(status), "{help}");
+        }
+    }
+}
