@@ -1,0 +1,108 @@
+//! What the daemon can be told: flags, their environment variables, defaults and bounds.
+//!
+//! Every bound is checked here, so that the rest of the crate can rely on [`Args`].
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+use crate::cpu::CoreList;
+
+/// Most worker threads; the hooks' per-worker arrays are sized for it.
+pub const MAX_WORKERS: u32 = 64;
+
+/// Pinned AF_XDP workers for the pods of this node.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "penstock-dataplane", version)]
+pub struct Args {
+    /// Directory of the socket; created with mode 0700 when absent.
+    #[arg(long, env = "PENSTOCK_RUN_DIR", default_value = "/run/penstock")]
+    pub run_dir: PathBuf,
+
+    /// Worker threads; each takes one queue of the trunk and its share of every uplink's queues.
+    #[arg(long, env = "PENSTOCK_WORKERS", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_WORKERS)))]
+    pub workers: u32,
+
+    /// Cores to pin workers to, such as 2,4-6; default: the allowed cores, highest first.
+    #[arg(long, env = "PENSTOCK_CORES")]
+    pub cores: Option<CoreList>,
+
+    /// What a worker without packets does: spin at 100 % of its core, or sleep in poll(2).
+    #[arg(long, env = "PENSTOCK_IDLE", value_enum, default_value = "poll")]
+    pub idle: Idle,
+
+    /// Frames of 4096 bytes in each worker's UMEM.
+    #[arg(long, env = "PENSTOCK_UMEM_FRAMES", default_value_t = 16_384,
+          value_parser = clap::value_parser!(u32).range(4_096..=1_048_576))]
+    pub umem_frames: u32,
+
+    /// Flows each worker's table has room for.
+    #[arg(long, env = "PENSTOCK_FLOWS", default_value_t = 131_072,
+          value_parser = clap::value_parser!(u32).range(1_024..=16_777_216))]
+    pub flows: u32,
+
+    /// Huge pages for the UMEM.
+    #[arg(long, env = "PENSTOCK_HUGE_PAGES", value_enum, default_value = "try")]
+    pub huge_pages: HugePages,
+
+    /// Shape of the log lines on standard error; `RUST_LOG` filters them.
+    #[arg(long, env = "PENSTOCK_LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// What a worker without packets does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Idle {
+    /// Never sleep: lowest latency, a whole core.
+    Spin,
+    /// Sleep in poll(2) after a short while without packets.
+    Poll,
+}
+
+/// Whether the UMEM lies in huge pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HugePages {
+    /// When the kernel has them to give.
+    Try,
+    /// Never.
+    Never,
+    /// Refuse to start without.
+    Require,
+}
+
+/// Shape of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_within_their_own_bounds() {
+        let args = Args::try_parse_from(["penstock-dataplane"]).unwrap();
+        assert_eq!(args.workers, 1);
+        assert_eq!(args.idle, Idle::Poll);
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_refused() {
+        for bad in [
+            ["--workers", "0"],
+            ["--workers", "65"],
+            ["--umem-frames", "1"],
+            ["--flows", "0"],
+            ["--idle", "doze"],
+            ["--cores", "3-1"],
+        ] {
+            let arguments = ["penstock-dataplane"].into_iter().chain(bad);
+            assert!(Args::try_parse_from(arguments).is_err(), "{bad:?}");
+        }
+    }
+}

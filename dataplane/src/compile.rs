@@ -1,0 +1,256 @@
+//! From what control published to what the packet path forwards by.
+//!
+//! Two things are added to the snapshot here: a small number for every ENI, which it keeps for as
+//! long as the process lives, and whether its sockets are bound. An uplink that is not bound has
+//! no next hop as far as workers know, so what would leave by it goes to the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use penstock_dataplane_api as api;
+use penstock_flow::{
+    Access, Cidr, Config, Endpoint, NodeSnat, PortChoice, PortRange, Snapshot, Snat, Uplink,
+    UplinkId,
+};
+use penstock_hooks::limits::MAX_SLOTS;
+use penstock_hooks::{HookConfig, ImdsAccess, PodEntry, SnatRange};
+
+/// Numbers of the ENIs seen so far; a number is never given to another ENI.
+#[derive(Debug, Default)]
+pub struct Slots(BTreeMap<String, UplinkId>);
+
+impl Slots {
+    /// The number of an ENI, given at first sight; `None` when all are taken.
+    pub fn id(&mut self, eni_id: &str) -> Option<UplinkId> {
+        if let Some(id) = self.0.get(eni_id) {
+            return Some(*id);
+        }
+        // Slot 0 of the hooks' socket map is the trunk's.
+        let next = u8::try_from(self.0.len()).ok()?;
+        if u32::from(next) + 1 >= MAX_SLOTS {
+            return None;
+        }
+        self.0.insert(eni_id.to_owned(), UplinkId(next));
+        Some(UplinkId(next))
+    }
+
+    /// The ENI with a number.
+    #[must_use]
+    pub fn eni_id(&self, id: UplinkId) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(_, taken)| **taken == id)
+            .map(|(eni_id, _)| eni_id.as_str())
+    }
+}
+
+/// An uplink's row in the hooks' socket map.
+#[must_use]
+pub fn hook_slot(id: UplinkId) -> u32 {
+    u32::from(id.0) + 1
+}
+
+/// What workers forward by.
+///
+/// # Errors
+/// Every problem the engine finds that the validation did not.
+pub fn flow_snapshot(
+    snapshot: &api::Snapshot,
+    slots: &mut Slots,
+    bound: &BTreeSet<UplinkId>,
+    (epoch, trunk_mac): (u64, [u8; 6]),
+) -> Result<Snapshot, Vec<String>> {
+    let mut problems = Vec::new();
+    let mut uplinks = Vec::new();
+    for uplink in &snapshot.uplinks {
+        match slots.id(&uplink.eni_id) {
+            Some(id) => uplinks.push(flow_uplink(uplink, id, bound.contains(&id))),
+            None => problems.push(format!(
+                "{}: too many ENIs in this process's life; restart the dataplane",
+                uplink.eni_id
+            )),
+        }
+    }
+    let endpoints = snapshot
+        .endpoints
+        .iter()
+        .filter_map(|endpoint| flow_endpoint(endpoint, slots.id(&endpoint.eni_id)?))
+        .collect();
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let config = Config {
+        epoch,
+        primary_address: snapshot.node.primary_address,
+        trunk_mac,
+        vpc_cidrs: cidrs(&snapshot.vpc_cidrs),
+        kernel_cidrs: cidrs(&snapshot.kernel_cidrs),
+        snat: flow_snat(&snapshot.snat),
+        imds: match snapshot.imds {
+            api::Access::Allow => Access::Allow,
+            api::Access::Deny => Access::Deny,
+        },
+        uplinks,
+        endpoints,
+    };
+    Snapshot::compile(config).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+}
+
+fn flow_uplink(uplink: &api::Uplink, id: UplinkId, bound: bool) -> Uplink {
+    Uplink {
+        id,
+        mac: uplink.mac.0,
+        gateway_mac: uplink.gateway_mac.filter(|_| bound).map(|mac| mac.0),
+        mtu: u16::try_from(uplink.mtu).unwrap_or(u16::MAX),
+        address: uplink.address,
+        primary: uplink.primary,
+    }
+}
+
+fn flow_endpoint(endpoint: &api::Endpoint, uplink: UplinkId) -> Option<Endpoint> {
+    Some(Endpoint {
+        address: endpoint.address,
+        uplink,
+        host_mac: endpoint.host_mac.0,
+        pod_mac: endpoint.pod_mac.0,
+        mtu: u16::try_from(endpoint.mtu).ok()?,
+    })
+}
+
+fn flow_snat(snat: &api::Snat) -> Snat {
+    match snat.mode {
+        api::SnatMode::External => Snat::External,
+        api::SnatMode::Node => Snat::Node(NodeSnat {
+            address: snat.address,
+            ports: PortRange {
+                first: snat.ports.first,
+                last: snat.ports.last,
+            },
+            choice: match snat.port_choice {
+                api::PortChoice::Prng => PortChoice::Prng,
+                api::PortChoice::Hashrandom => PortChoice::Hashrandom,
+                api::PortChoice::None => PortChoice::None,
+            },
+            exclude_cidrs: cidrs(&snat.exclude_cidrs),
+        }),
+    }
+}
+
+fn cidrs(nets: &[Ipv4Net]) -> Vec<Cidr> {
+    nets.iter()
+        .map(|net| Cidr {
+            address: net.network(),
+            prefix: net.prefix_len(),
+        })
+        .collect()
+}
+
+/// What hooks decide by.
+#[must_use]
+pub fn hook_config(snapshot: &api::Snapshot, trunk_ifindex: u32, workers: u32) -> HookConfig {
+    let snat = &snapshot.snat;
+    HookConfig {
+        trunk_ifindex,
+        workers,
+        snat: (snat.mode == api::SnatMode::Node).then_some(SnatRange {
+            address: snat.address,
+            first: snat.ports.first,
+            last: snat.ports.last,
+        }),
+        imds: match snapshot.imds {
+            api::Access::Allow => ImdsAccess::Allow,
+            api::Access::Deny => ImdsAccess::Deny,
+        },
+        stale_after: crate::pulse::STALE_AFTER,
+    }
+}
+
+/// What workers forward by before anything is published: nothing is a pod's, all is the kernel's.
+///
+/// # Errors
+/// Never, unless the engine finds the placeholders unusable.
+pub fn nothing(trunk_mac: [u8; 6]) -> Result<Snapshot, Vec<String>> {
+    // TEST-NET-1, RFC 5737: an address nobody has.
+    let nobody = Ipv4Addr::new(192, 0, 2, 1);
+    let config = Config {
+        epoch: 0,
+        primary_address: nobody,
+        trunk_mac,
+        vpc_cidrs: Vec::new(),
+        kernel_cidrs: Vec::new(),
+        snat: Snat::External,
+        imds: Access::Allow,
+        uplinks: vec![Uplink {
+            id: UplinkId(0),
+            mac: trunk_mac,
+            gateway_mac: None,
+            mtu: u16::MAX,
+            address: nobody,
+            primary: true,
+        }],
+        endpoints: Vec::new(),
+    };
+    Snapshot::compile(config).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+}
+
+/// A pod as the hooks see it.
+#[must_use]
+pub fn pod_entry(endpoint: &api::Endpoint) -> PodEntry {
+    PodEntry {
+        ifindex: endpoint.ifindex,
+        address: endpoint.address,
+        pod_mac: endpoint.pod_mac.0,
+        host_mac: endpoint.host_mac.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    const TRUNK: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    #[test]
+    fn an_eni_keeps_its_number() {
+        let mut slots = Slots::default();
+        assert_eq!(slots.id("eni-a"), Some(UplinkId(0)));
+        assert_eq!(slots.id("eni-b"), Some(UplinkId(1)));
+        assert_eq!(slots.id("eni-a"), Some(UplinkId(0)));
+        assert_eq!(slots.eni_id(UplinkId(1)), Some("eni-b"));
+        assert_eq!(hook_slot(UplinkId(0)), 1, "0 is the trunk's");
+        let given = (0..100).filter_map(|n| slots.id(&format!("eni-{n}"))).max();
+        assert_eq!(given.map(hook_slot), Some(MAX_SLOTS - 1));
+    }
+
+    #[test]
+    fn only_bound_uplinks_have_a_next_hop() {
+        let mut slots = Slots::default();
+        let published = fixture::snapshot();
+        let bound = BTreeSet::from([UplinkId(1)]);
+        let compiled = flow_snapshot(&published, &mut slots, &bound, (7, TRUNK)).unwrap();
+        assert_eq!(compiled.epoch(), 7);
+        assert_eq!(compiled.uplink(UplinkId(0)).unwrap().gateway_mac, None);
+        assert!(compiled.uplink(UplinkId(1)).unwrap().gateway_mac.is_some());
+        assert_eq!(compiled.primary_uplink().unwrap().id, UplinkId(0));
+        for endpoint in &published.endpoints {
+            let found = compiled.endpoint(endpoint.address).unwrap();
+            assert_eq!(found.pod_mac, endpoint.pod_mac.0);
+            assert_eq!(Some(found.uplink), slots.id(&endpoint.eni_id));
+        }
+    }
+
+    #[test]
+    fn nothing_is_a_sound_snapshot() {
+        assert!(nothing(TRUNK).unwrap().primary_uplink().is_some());
+    }
+
+    #[test]
+    fn external_snat_leaves_the_hooks_no_range() {
+        let mut published = fixture::snapshot();
+        assert!(hook_config(&published, 5, 2).snat.is_some());
+        published.snat.mode = api::SnatMode::External;
+        assert!(hook_config(&published, 5, 2).snat.is_none());
+    }
+}

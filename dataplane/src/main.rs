@@ -1,0 +1,60 @@
+//! The dataplane daemon's entry: arguments, logging, run until a signal, exit code.
+//!
+//! Exit codes: 0 after SIGTERM or SIGINT, 64 (EX_USAGE) for bad arguments, 1 otherwise.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use clap::error::ErrorKind;
+use crossbeam::channel;
+use penstock_dataplane::args::{Args, LogFormat};
+use penstock_dataplane::daemon::Daemon;
+use tracing_subscriber::EnvFilter;
+
+/// EX_USAGE of sysexits.h.
+const BAD_ARGUMENTS: u8 = 64;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Nothing better to do when even standard error is closed.
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::from(BAD_ARGUMENTS),
+            };
+        }
+    };
+    start_logging(args.log_format);
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let (stop, stopped) = channel::bounded(1);
+    let on_signal = stop.clone();
+    // A second signal finds the channel full, which says the same thing.
+    ctrlc::set_handler(move || drop(on_signal.try_send(Ok(())))).context("handle signals")?;
+    let daemon = Daemon::start(args, move |fatal| drop(stop.try_send(Err(fatal))))?;
+    let outcome = stopped.recv().context("wait for a signal")?;
+    daemon.stop();
+    outcome.map_err(anyhow::Error::msg)
+}
+
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

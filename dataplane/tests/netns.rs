@@ -1,0 +1,219 @@
+//! The daemon end to end: real namespaces, real sockets, real traffic (see `support`).
+//!
+//! Run as root: `cargo test -p penstock-dataplane --test netns -- --ignored --test-threads=1`.
+
+mod support;
+
+use std::net::IpAddr;
+
+use nix::sys::signal::Signal;
+use penstock_dataplane_api::{Counters, Request, Response, UplinkMode};
+use support::daemon::{Dataplane, attach_foreign_xdp, command};
+use support::traffic::{ping, tcp_echo, udp_echo};
+use support::{NODE, OUTSIDE, POD_1, POD_2, Plan, Stage, UPLINK, host_side, wait_for};
+
+fn stage(tag: &'static str, queues: u32, mtu: u32) -> Stage {
+    Stage::new(&Plan { tag, queues, mtu })
+}
+
+fn worker_rx(counters: &Counters) -> u64 {
+    counters.workers.iter().map(|worker| worker.rx).sum()
+}
+
+fn every_path(stage: &Stage) {
+    let [one, two] = &stage.pods;
+    let size = stage.mtu as usize - 28;
+    udp_echo(one, (two, POD_2), 100, 64);
+    udp_echo(two, (one, POD_1), 10, size);
+    tcp_echo(one, (two, POD_2), 1 << 20);
+    assert_eq!(ping(one, POD_2, &[]), 63, "one hop between two pods");
+    for client in [one, two] {
+        let seen = udp_echo(client, (&stage.out, OUTSIDE), 100, 64);
+        assert_eq!(seen.ip(), IpAddr::from(NODE));
+        assert!((11_000..=29_999).contains(&seen.port()), "{seen}");
+        udp_echo(client, (&stage.out, OUTSIDE), 10, size);
+        let seen = tcp_echo(client, (&stage.out, OUTSIDE), 1 << 20);
+        assert_eq!(seen.ip(), IpAddr::from(NODE));
+        assert_eq!(ping(client, OUTSIDE, &[]), 63);
+    }
+}
+
+fn all_paths_work(tag: &'static str, queues: u32, mtu: u32) {
+    let stage = stage(tag, queues, mtu);
+    let dataplane = Dataplane::start(&stage, queues);
+    dataplane.publish(&stage.snapshot(1));
+    let status = dataplane.status();
+    assert_eq!((status.generation, status.endpoints), (1, 2));
+    assert_eq!(
+        status.uplinks[0].mode,
+        UplinkMode::Copy,
+        "{:?}",
+        status.uplinks
+    );
+    assert_eq!(status.uplinks[0].queues, queues);
+    every_path(&stage);
+    let counters = dataplane.settled();
+    assert!(worker_rx(&counters) > 2 * 230, "{counters:?}");
+    let snat: u64 = counters.workers.iter().map(|worker| worker.snat).sum();
+    assert!(snat > 2 * 220, "{counters:?}");
+    let Response::Flows(flows) = dataplane.ask(&Request::Flows { limit: 100 }) else {
+        panic!("no flows");
+    };
+    assert!(
+        flows
+            .iter()
+            .any(|flow| flow.pod == POD_1 && flow.snat == Some(NODE))
+    );
+    assert!(dataplane.stop(), "the daemon left something behind");
+    every_path_in_kernel(&stage);
+}
+
+/// Without the dataplane the kernel connects the pods: nothing of ours is in its way.
+fn every_path_in_kernel(stage: &Stage) {
+    let [one, two] = &stage.pods;
+    udp_echo(one, (two, POD_2), 10, 64);
+    assert_eq!(ping(two, POD_1, &[]), 63);
+    assert!(!stage.node.exec(&["ip", "link"]).contains("trunk0"));
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn pods_reach_each_other_and_the_outside() {
+    all_paths_work("one", 1, 1_500);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn jumbo_packets_and_two_workers() {
+    all_paths_work("jumbo", 2, 9_001);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn a_foreign_xdp_program_is_left_alone() {
+    let stage = stage("foreign", 1, 1_500);
+    attach_foreign_xdp(&stage, UPLINK);
+    let dataplane = Dataplane::start(&stage, 1);
+    dataplane.publish(&stage.snapshot(1));
+    let uplink = dataplane.status().uplinks.remove(0);
+    assert_eq!(uplink.mode, UplinkMode::Kernel);
+    assert!(
+        uplink.problem.contains("another program"),
+        "{}",
+        uplink.problem
+    );
+    let [one, two] = &stage.pods;
+    udp_echo(one, (two, POD_2), 10, 64);
+    assert!(
+        worker_rx(&dataplane.settled()) >= 20,
+        "pods still talk through the worker"
+    );
+    assert!(
+        stage
+            .node
+            .exec(&["ip", "link", "show", UPLINK])
+            .contains("xdp")
+    );
+    assert!(dataplane.stop());
+    assert!(
+        stage
+            .node
+            .exec(&["ip", "link", "show", UPLINK])
+            .contains("xdp")
+    );
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn a_frozen_worker_is_passed_by() {
+    let stage = stage("frozen", 1, 1_500);
+    let dataplane = Dataplane::start(&stage, 1);
+    dataplane.publish(&stage.snapshot(1));
+    let [one, two] = &stage.pods;
+    udp_echo(one, (two, POD_2), 10, 64);
+    let before = dataplane.settled();
+    dataplane.signal(Signal::SIGSTOP);
+    // The first echoes may be lost to the frozen socket; within the stale limit that ends.
+    wait_for("the kernel to take over", || {
+        stage.pods[0].succeeds(&["ping", "-c", "1", "-W", "1", &POD_2.to_string()])
+    });
+    assert_eq!(
+        ping(one, POD_2, &[]),
+        63,
+        "the kernel forwards at the same TTL"
+    );
+    dataplane.signal(Signal::SIGCONT);
+    let after = dataplane.settled();
+    let fallback =
+        |counters: &Counters| -> u64 { counters.hooks.iter().map(|hook| hook.fallback).sum() };
+    assert!(fallback(&after) > fallback(&before), "{after:?}");
+    wait_for("the worker to be trusted again", || {
+        let before = worker_rx(&dataplane.counters());
+        udp_echo(one, (two, POD_2), 1, 64);
+        worker_rx(&dataplane.counters()) >= before + 2
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn publications_are_transactions() {
+    let stage = stage("publish", 1, 1_500);
+    let dataplane = Dataplane::start(&stage, 1);
+    let [one, two] = &stage.pods;
+    let mut snapshot = stage.snapshot(5);
+    dataplane.publish(&snapshot);
+    snapshot.generation = 6;
+    snapshot.endpoints[0].eni_id = "eni-none".to_owned();
+    let answer = dataplane.ask(&Request::Publish(Box::new(snapshot)));
+    assert!(matches!(answer, Response::Rejected { problems } if problems.len() == 1));
+    let mut older = stage.snapshot(4);
+    older.endpoints.clear();
+    let answer = dataplane.ask(&Request::Publish(Box::new(older)));
+    assert_eq!(
+        answer,
+        Response::Applied { generation: 5 },
+        "older is ignored"
+    );
+    udp_echo(one, (two, POD_2), 10, 64);
+    dataplane.publish(&stage.snapshot_of(7, &[0]));
+    assert_eq!(dataplane.status().endpoints, 1);
+    dataplane.publish(&stage.snapshot(8));
+    udp_echo(one, (two, POD_2), 10, 64);
+    // A pod that dies takes its interface along; the rest goes on.
+    stage.node.ip(&["link", "del", &host_side(1)]);
+    dataplane.publish(&stage.snapshot_of(9, &[0]));
+    udp_echo(one, (&stage.out, OUTSIDE), 10, 64);
+    dataplane.settled();
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn an_uplink_that_vanishes_is_let_go() {
+    let stage = stage("vanish", 1, 1_500);
+    let dataplane = Dataplane::start(&stage, 1);
+    dataplane.publish(&stage.snapshot(1));
+    stage.node.ip(&["link", "del", UPLINK]);
+    wait_for("the uplink to be let go", || {
+        dataplane.status().uplinks[0].mode == UplinkMode::Kernel
+    });
+    let [one, two] = &stage.pods;
+    udp_echo(one, (two, POD_2), 10, 64);
+    dataplane.settled();
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn a_second_dataplane_is_refused_and_a_dead_one_replaced() {
+    let stage = stage("second", 1, 1_500);
+    let first = Dataplane::start(&stage, 1);
+    let refused = command(&stage, first.run_dir(), 1).status().unwrap();
+    assert_eq!(refused.code(), Some(1));
+    first.publish(&stage.snapshot(1));
+    first.signal(Signal::SIGKILL);
+    drop(first);
+    let second = Dataplane::start(&stage, 1);
+    second.publish(&stage.snapshot(1));
+    let [one, two] = &stage.pods;
+    udp_echo(one, (two, POD_2), 10, 64);
+    assert!(worker_rx(&second.settled()) >= 20);
+}
