@@ -1,6 +1,7 @@
 //! The lab as a whole: brings namespaces, fabric, cloud and nodes up in order, and takes them down.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -236,6 +237,17 @@ impl Lab {
     #[must_use]
     pub fn outside(&self) -> &NetNs {
         &self.outside
+    }
+
+    /// Starts a process inside one of the lab's namespaces that the sweep finds and ends should
+    /// this process die first.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn_recorded(&self, netns: &NetNs, command: Command) -> Result<Child> {
+        let child = netns.spawn(command)?;
+        self.registry.record_child(child.id())?;
+        Ok(child)
     }
 
     /// Takes everything down and says whether that worked; dropping the lab does the same silently.
