@@ -8,6 +8,7 @@
 //! Must not: read the clock anywhere but through [`Cloud::now`]; open sockets; block other than on [`Wire`].
 
 mod address;
+mod create;
 mod describe;
 mod fault;
 mod interface;
@@ -22,9 +23,10 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::{ApiError, CloudConfig, ConfigError, Eni, Instance, NoWire, Wire};
 
 pub use address::{AddressChoice, AssignRequest};
+pub use create::CreateRequest;
 pub use describe::{Filter, Page, PageLimits, PageRequest, SubnetView, TagView, VpcView};
 pub(crate) use fault::{FaultKind, IMDS};
-pub use interface::{AttachRequest, CreateRequest, InterfaceChange};
+pub use interface::{AttachRequest, InterfaceChange};
 pub(crate) use state::State;
 use state::Work;
 

@@ -11,9 +11,6 @@ use crate::cloud::state::State;
 use crate::subnet::Refusal;
 use crate::{ApiError, Eni};
 
-pub(super) const SUBNET_FULL: &str =
-    "The specified subnet does not have enough free addresses to satisfy the request.";
-
 /// Which addresses to assign.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AddressChoice {
@@ -99,10 +96,7 @@ impl State {
             .get_mut(&eni.subnet_id)
             .ok_or_else(|| ApiError::no_subnet(&eni.subnet_id))?;
         if count > subnet.pool.free() {
-            return Err(ApiError::new(
-                "InsufficientFreeAddressesInSubnet",
-                SUBNET_FULL,
-            ));
+            return Err(subnet_full());
         }
         Ok((0..count).map_while(|_| subnet.pool.take_any()).collect())
     }
@@ -196,6 +190,12 @@ impl State {
         self.announce(eni_id);
         Ok(())
     }
+}
+
+pub(super) fn subnet_full() -> ApiError {
+    let message =
+        "The specified subnet does not have enough free addresses to satisfy the request.";
+    ApiError::new("InsufficientFreeAddressesInSubnet", message)
 }
 
 pub(super) fn too_many() -> ApiError {

@@ -1,41 +1,14 @@
-//! Life of a network interface: create, attach, modify, detach, delete.
+//! Life of a network interface after its creation: attach, modify, detach, delete.
 //!
 //! Guarantees: each call checks everything before it changes anything.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::cloud::Cloud;
-use crate::cloud::address::refusal;
-use crate::cloud::state::{EniRecord, State, check_id};
-use crate::cloud::tag::check_tags;
-use crate::{ApiError, AttachmentStatus, Eni, EniStatus, Tags};
-
-/// Security groups an interface may have ("Amazon VPC quotas", the default).
-const GROUPS_PER_ENI: usize = 5;
-/// Longest description (EC2 API reference, `CreateNetworkInterface`).
-const DESCRIPTION_MAX: usize = 255;
-
-/// `CreateNetworkInterface`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CreateRequest {
-    /// The subnet.
-    pub subnet_id: String,
-    /// Free text.
-    pub description: String,
-    /// Security groups; empty for the VPC's default.
-    pub groups: Vec<String>,
-    /// The primary address, if it is to be a certain one.
-    pub primary: Option<Ipv4Addr>,
-    /// Secondary addresses that are to be certain ones.
-    pub secondaries: Vec<Ipv4Addr>,
-    /// How many secondary addresses of EC2's choice.
-    pub secondary_count: usize,
-    /// Tags.
-    pub tags: Tags,
-    /// The same token again answers the same interface.
-    pub client_token: Option<String>,
-}
+use crate::cloud::address::too_many;
+use crate::cloud::create::check_description;
+use crate::cloud::state::{State, check_id};
+use crate::{ApiError, AttachmentStatus, EniStatus};
 
 /// `AttachNetworkInterface`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,22 +40,6 @@ pub enum InterfaceChange {
 }
 
 impl Cloud {
-    /// Creates an interface.
-    ///
-    /// # Errors
-    /// Unknown subnet or group, taken or reserved addresses, limits, a full subnet, a client token used with other
-    /// parameters (`IdempotentParameterMismatch`).
-    pub fn create_network_interface(&self, request: &CreateRequest) -> Result<Eni, ApiError> {
-        self.change(|state, now| {
-            let eni_id = state.create(request, now)?;
-            let record = state
-                .enis
-                .get(&eni_id)
-                .ok_or_else(|| ApiError::no_interface(&eni_id))?;
-            Ok(record.eni.clone())
-        })
-    }
-
     /// Starts to attach an interface and returns the attachment id.
     ///
     /// # Errors
@@ -121,165 +78,6 @@ impl Cloud {
 }
 
 impl State {
-    pub(super) fn create(
-        &mut self,
-        request: &CreateRequest,
-        now: Duration,
-    ) -> Result<String, ApiError> {
-        if let Some(eni_id) = self.created_before(request)? {
-            return Ok(eni_id);
-        }
-        let groups = self.check_create(request)?;
-        let eni_id = self.new_id("eni-");
-        let mac = self.new_mac();
-        let vpc_id = self.vpc_id.clone();
-        let subnet = self.subnets.get_mut(&request.subnet_id);
-        let subnet = subnet.ok_or_else(|| ApiError::no_subnet(&request.subnet_id))?;
-        request
-            .primary
-            .iter()
-            .chain(&request.secondaries)
-            .for_each(|&a| subnet.pool.take(a));
-        let full = || {
-            ApiError::new(
-                "InsufficientFreeAddressesInSubnet",
-                super::address::SUBNET_FULL,
-            )
-        };
-        let primary = request
-            .primary
-            .or_else(|| subnet.pool.take_any())
-            .ok_or_else(full)?;
-        let mut secondaries = request.secondaries.clone();
-        secondaries.extend((0..request.secondary_count).map_while(|_| subnet.pool.take_any()));
-        let eni = Eni {
-            eni_id: eni_id.clone(),
-            mac,
-            subnet_id: request.subnet_id.clone(),
-            subnet_cidr: subnet.config.cidr.trunc(),
-            vpc_id,
-            availability_zone: subnet.config.availability_zone.clone(),
-            primary,
-            secondaries,
-            device_index: 0,
-            attachment_id: None,
-            instance_id: None,
-            attachment_status: AttachmentStatus::Detached,
-            attach_time: Duration::ZERO,
-            delete_on_termination: false,
-            groups,
-            tags: request.tags.clone(),
-            description: request.description.clone(),
-            source_dest_check: true,
-            status: EniStatus::Available,
-        };
-        let created_by = request.client_token.is_some().then(|| request.clone());
-        let visible_at = now + self.visibility_delay;
-        self.enis.insert(
-            eni_id.clone(),
-            EniRecord {
-                eni,
-                visible_at,
-                transition_due: None,
-                timer_set: false,
-                created_by,
-            },
-        );
-        self.announce(&eni_id);
-        Ok(eni_id)
-    }
-
-    /// The interface an earlier request with this client token made.
-    fn created_before(&self, request: &CreateRequest) -> Result<Option<String>, ApiError> {
-        let Some(token) = &request.client_token else {
-            return Ok(None);
-        };
-        let same_token = |record: &&EniRecord| {
-            record
-                .created_by
-                .as_ref()
-                .is_some_and(|by| by.client_token.as_ref() == Some(token))
-        };
-        let Some(record) = self.enis.values().find(same_token) else {
-            return Ok(None);
-        };
-        if record.created_by.as_ref() == Some(request) {
-            return Ok(Some(record.eni.eni_id.clone()));
-        }
-        let message = "The specified idempotent token was used with different request parameters.";
-        Err(ApiError::new("IdempotentParameterMismatch", message))
-    }
-
-    /// Everything that can be wrong with a creation; returns the groups it will have.
-    fn check_create(&self, request: &CreateRequest) -> Result<Vec<String>, ApiError> {
-        check_id(&request.subnet_id, "subnet-", "InvalidSubnetID.Malformed")?;
-        let subnet = self
-            .subnets
-            .get(&request.subnet_id)
-            .ok_or_else(|| ApiError::no_subnet(&request.subnet_id))?;
-        check_description(&request.description)?;
-        check_tags(&Tags::new(), &request.tags)?;
-        let groups = self.check_groups(&request.groups)?;
-        let wanted: Vec<Ipv4Addr> = request
-            .primary
-            .iter()
-            .chain(&request.secondaries)
-            .copied()
-            .collect();
-        for (i, &address) in wanted.iter().enumerate() {
-            subnet
-                .pool
-                .check(address)
-                .map_err(|why| refusal(address, why))?;
-            if wanted.iter().take(i).any(|&earlier| earlier == address) {
-                return Err(ApiError::invalid_value(format!(
-                    "Address {address} is given twice"
-                )));
-            }
-        }
-        if request.secondary_count > 0 && !request.secondaries.is_empty() {
-            let message = "secondaryPrivateIpAddressCount cannot be combined with secondary privateIpAddresses";
-            return Err(ApiError::combination(message));
-        }
-        let secondaries = request.secondaries.len().max(request.secondary_count);
-        let limit = self.types.iter().map(|t| t.ipv4_per_eni).max().unwrap_or(0) as usize;
-        if secondaries >= limit {
-            return Err(super::address::too_many());
-        }
-        if secondaries + 1 > subnet.pool.free() {
-            return Err(ApiError::new(
-                "InsufficientFreeAddressesInSubnet",
-                super::address::SUBNET_FULL,
-            ));
-        }
-        Ok(groups)
-    }
-
-    fn check_groups(&self, groups: &[String]) -> Result<Vec<String>, ApiError> {
-        if groups.is_empty() {
-            return Ok(self
-                .groups
-                .iter()
-                .take(1)
-                .map(|g| g.group_id.clone())
-                .collect());
-        }
-        let unknown = groups
-            .iter()
-            .find(|id| self.groups.iter().all(|g| g.group_id != **id));
-        if let Some(unknown) = unknown {
-            return Err(ApiError::no_group(unknown));
-        }
-        if groups.len() > GROUPS_PER_ENI {
-            let message = "The maximum number of security groups per interface has been reached.";
-            return Err(ApiError::new(
-                "SecurityGroupsPerInterfaceLimitExceeded",
-                message,
-            ));
-        }
-        Ok(groups.to_vec())
-    }
-
     fn attach(&mut self, request: &AttachRequest, now: Duration) -> Result<String, ApiError> {
         let AttachRequest {
             eni_id,
@@ -319,7 +117,7 @@ impl State {
             return Err(ApiError::new("AttachmentLimitExceeded", message));
         }
         if eni.addresses().count() > kind.ipv4_per_eni as usize {
-            return Err(super::address::too_many());
+            return Err(too_many());
         }
         let attachment_id = self.new_id("eni-attach-");
         let delay = self.attach_delay;
@@ -407,15 +205,6 @@ impl State {
         self.remove_eni(eni_id);
         Ok(())
     }
-}
-
-fn check_description(text: &str) -> Result<(), ApiError> {
-    if text.chars().count() <= DESCRIPTION_MAX {
-        return Ok(());
-    }
-    Err(ApiError::invalid_value(format!(
-        "Description is longer than {DESCRIPTION_MAX} characters"
-    )))
 }
 
 fn in_use(eni_id: &str) -> ApiError {
