@@ -1,1 +1,9 @@
 //! Scenarios, generators and reports.
+
+pub mod drop_at_hook;
+pub mod generator;
+pub mod inject;
+pub mod reference;
+pub mod reference_node;
+pub mod report;
+pub mod scenario;

@@ -6,6 +6,7 @@
 //! [`frame`] and [`client`], holds no state and decides nothing.
 
 pub mod client;
+mod conservation;
 pub mod frame;
 mod mac;
 mod report;

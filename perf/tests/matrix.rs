@@ -1,0 +1,365 @@
+//! The main job, end to end: real sockets over every path a pod has, with the workers carrying the
+//! traffic and again with the dataplane stopped. Both must give the same verdicts, source addresses
+//! and TTLs, because both are held to the same expectations.
+//!
+//! ```text
+//!   outside ── fabric ──┬── eth0 node1: pods a, b (eth0's addresses), s (eth1's)
+//!                       ├── eth1 node1
+//!                       └── eth0 node2: pod c
+//! ```
+
+use std::time::Duration;
+
+use penstock_lab::traffic::{End, Seen, ping, tcp, udp};
+use penstock_lab::{Lab, LabConfig, Node, OUTSIDE_ADDRESSES, Pod, Verdict};
+
+const STREAM: Duration = Duration::from_secs(3);
+const ECHOES: u32 = 10;
+/// TTL every sender starts with (net.ipv4.ip_default_ttl).
+const FRESH: u8 = 64;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Path {
+    Workers,
+    Kernel,
+}
+
+/// Who must have carried a case's packets when the workers are up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Carrier {
+    /// Workers of the node, in both directions.
+    Workers,
+    /// The node's own traffic: the hooks pass it to the kernel by design.
+    Kernel,
+}
+
+struct Case<'a> {
+    name: &'a str,
+    client: End<'a>,
+    server: End<'a>,
+    /// Source address the server must see.
+    source: std::net::Ipv4Addr,
+    /// Nodes between the two ends, each of which takes one off the TTL.
+    hops: u8,
+    node: &'a Node,
+    carrier: Carrier,
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn workers_carry_every_path_at_mtu_1500() {
+    matrix("mw15", Path::Workers, 1500);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn workers_carry_every_path_at_mtu_9001() {
+    matrix("mw90", Path::Workers, 9001);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn the_kernel_path_agrees_at_mtu_1500() {
+    matrix("mk15", Path::Kernel, 1500);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn the_kernel_path_agrees_at_mtu_9001() {
+    matrix("mk90", Path::Kernel, 9001);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn external_snat_keeps_pod_addresses_both_ways_through_workers() {
+    external("xw", Path::Workers);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn external_snat_keeps_pod_addresses_both_ways_through_the_kernel() {
+    external("xk", Path::Kernel);
+}
+
+fn matrix(id: &str, path: Path, mtu: u32) {
+    let lab = Lab::up(LabConfig {
+        mtu,
+        ..LabConfig::unique(id)
+    })
+    .expect("lab");
+    let (node1, node2) = (&lab.nodes()[0], &lab.nodes()[1]);
+    start(node1, path, mtu, &[]);
+    start(node2, path, mtu, &[]);
+    let pods = pods_up_to_the_second_eni(node1);
+    let remote = node2.add_pod("demo", "c").expect("ADD");
+    let (a, b) = (&pods[0], &pods[1]);
+    let second = pods.last().expect("pods");
+
+    let outside = End {
+        netns: lab.outside(),
+        address: OUTSIDE_ADDRESSES[0],
+    };
+    let host = End {
+        netns: node1.netns(),
+        address: node1.primary_address(),
+    };
+    let cases = [
+        case("pod to pod, one node", of(a), of(b), a.address(), 1, node1),
+        case(
+            "pod to pod, two nodes",
+            of(a),
+            of(&remote),
+            a.address(),
+            2,
+            node1,
+        ),
+        case(
+            "pod to outside",
+            of(a),
+            outside,
+            node1.primary_address(),
+            1,
+            node1,
+        ),
+        case(
+            "second ENI to pod",
+            of(second),
+            of(&remote),
+            second.address(),
+            2,
+            node1,
+        ),
+        case(
+            "pod to second ENI",
+            of(&remote),
+            of(second),
+            remote.address(),
+            2,
+            node1,
+        ),
+        case(
+            "second ENI to outside",
+            of(second),
+            outside,
+            node1.primary_address(),
+            1,
+            node1,
+        ),
+        Case {
+            carrier: Carrier::Kernel,
+            ..case("node to pod", host, of(a), host.address, 0, node1)
+        },
+        Case {
+            carrier: Carrier::Kernel,
+            ..case("pod to node", of(a), host, a.address(), 0, node1)
+        },
+    ];
+    for case in &cases {
+        run(case, path, mtu);
+    }
+    let lost = lab
+        .fabric()
+        .counters()
+        .expect("fabric")
+        .verdict(Verdict::SourceCheck);
+    assert_eq!(
+        lost, 0,
+        "packets that left by an ENI that does not own their source"
+    );
+}
+
+fn external(id: &str, path: Path) {
+    let lab = Lab::up(LabConfig {
+        outside_accepts_any: true,
+        ..LabConfig::unique(id)
+    })
+    .expect("lab");
+    let node = &lab.nodes()[0];
+    start(
+        node,
+        path,
+        1500,
+        &[("AWS_VPC_K8S_CNI_EXTERNALSNAT", "true")],
+    );
+    let pods = pods_up_to_the_second_eni(node);
+    let outside = End {
+        netns: lab.outside(),
+        address: OUTSIDE_ADDRESSES[0],
+    };
+    for pod in [&pods[0], pods.last().expect("pods")] {
+        run(
+            &case("outside to pod", outside, of(pod), outside.address, 1, node),
+            path,
+            1500,
+        );
+        run(
+            &case("pod to outside", of(pod), outside, pod.address(), 1, node),
+            path,
+            1500,
+        );
+    }
+    let lost = lab
+        .fabric()
+        .counters()
+        .expect("fabric")
+        .verdict(Verdict::SourceCheck);
+    assert_eq!(
+        lost, 0,
+        "packets that left by an ENI that does not own their source"
+    );
+}
+
+fn start(node: &Node, path: Path, mtu: u32, environment: &[(&str, &str)]) {
+    let mtu = mtu.to_string();
+    let mut overrides = vec![("AWS_VPC_ENI_MTU", mtu.as_str())];
+    overrides.extend(environment);
+    if path == Path::Workers {
+        node.start_dataplane(&[]).expect("dataplane");
+    }
+    node.start_control(&overrides).expect("control");
+}
+
+/// Adds pods until one has an address of the second ENI; that one is the last.
+fn pods_up_to_the_second_eni(node: &Node) -> Vec<Pod> {
+    let mut pods = Vec::new();
+    loop {
+        let pod = node
+            .add_pod("demo", &format!("p{}", pods.len()))
+            .expect("ADD");
+        let device = device_of(node, &pod);
+        pods.push(pod);
+        if device == 1 {
+            return pods;
+        }
+        assert!(pods.len() < 64, "the primary ENI never fills");
+    }
+}
+
+fn device_of(node: &Node, pod: &Pod) -> u32 {
+    use penstock_control_api::{Request, Response};
+    match node.control_call(&Request::Pods).expect("control") {
+        Response::Pods(rows) => {
+            rows.iter()
+                .find(|row| row.address == pod.address())
+                .expect("row")
+                .device_number
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn of(pod: &Pod) -> End<'_> {
+    End {
+        netns: pod.netns(),
+        address: pod.address(),
+    }
+}
+
+fn case<'a>(
+    name: &'a str,
+    client: End<'a>,
+    server: End<'a>,
+    source: std::net::Ipv4Addr,
+    hops: u8,
+    node: &'a Node,
+) -> Case<'a> {
+    Case {
+        name,
+        client,
+        server,
+        source,
+        hops,
+        node,
+        carrier: Carrier::Workers,
+    }
+}
+
+fn run(case: &Case<'_>, path: Path, mtu: u32) {
+    let before = (path == Path::Workers).then(|| case.node.settled_counters().expect("before"));
+    // The largest payload that fits one packet, and a small one.
+    for length in [56, mtu as usize - 28] {
+        let report = ping(case.client, case.server, ECHOES, length).expect("ping");
+        check(
+            case,
+            "ICMP",
+            report.received,
+            ECHOES,
+            report.at_server,
+            report.at_client,
+        );
+        let report = udp(case.client, case.server, ECHOES, length).expect("UDP");
+        check(
+            case,
+            "UDP",
+            report.received,
+            ECHOES,
+            report.at_server,
+            report.at_client,
+        );
+    }
+    let report = tcp(case.client, case.server, STREAM).expect(case.name);
+    assert_eq!(
+        report.corrupt, 0,
+        "{}: corrupt bytes of {}",
+        case.name, report.bytes
+    );
+    assert!(report.bytes > 0, "{}: nothing received", case.name);
+    check(case, "TCP", 1, 1, report.at_server, report.at_client);
+    eprintln!(
+        "{path:?} mtu {mtu}: {:<24} {:>8.0} Mbit/s TCP",
+        case.name,
+        report.bytes as f64 * 8e-6 / report.elapsed.as_secs_f64()
+    );
+    if let Some(before) = before {
+        let after = case.node.settled_counters().expect(case.name);
+        match case.carrier {
+            Carrier::Workers => {
+                let carried = after.worker_rx() - before.worker_rx();
+                // Requests and replies of both protocols and sizes, and at least a handshake.
+                assert!(
+                    carried >= u64::from(8 * ECHOES) + 4,
+                    "{}: {carried}",
+                    case.name
+                );
+            }
+            Carrier::Kernel => {
+                let passed = after.to_kernel("pod") - before.to_kernel("pod");
+                assert!(passed >= u64::from(4 * ECHOES), "{}: {passed}", case.name);
+            }
+        }
+    }
+}
+
+fn check(
+    case: &Case<'_>,
+    protocol: &str,
+    received: u32,
+    sent: u32,
+    at_server: Option<Seen>,
+    at_client: Option<Seen>,
+) {
+    let Case { name, hops, .. } = case;
+    assert_eq!(received, sent, "{name}: {protocol} replies");
+    let at_server = at_server.unwrap_or_else(|| panic!("{name}: {protocol} unseen at the server"));
+    assert_eq!(
+        *at_server.source.ip(),
+        case.source,
+        "{name}: {protocol} source"
+    );
+    assert_eq!(
+        at_server.ttl,
+        FRESH - hops,
+        "{name}: {protocol} TTL at the server"
+    );
+    let at_client = at_client.unwrap_or_else(|| panic!("{name}: {protocol} unseen at the client"));
+    assert_eq!(
+        *at_client.source.ip(),
+        case.server.address,
+        "{name}: {protocol} reply source"
+    );
+    assert_eq!(
+        at_client.ttl,
+        FRESH - hops,
+        "{name}: {protocol} TTL at the client"
+    );
+}
