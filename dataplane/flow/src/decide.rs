@@ -129,10 +129,10 @@ pub(crate) fn may_translate(packet: &Ip4) -> Result<(), DropReason> {
     }
 }
 
-/// Whether an untranslated packet may leave a flow behind.
+/// Whether an untranslated packet may leave a flow behind: a reset ends one, it starts none.
 pub(crate) const fn may_install(packet: &Ip4) -> bool {
     match packet.l4 {
-        L4::Tcp { flags, .. } => !flags.is_nonsense(),
+        L4::Tcp { flags, .. } => !flags.is_nonsense() && !flags.has(TcpFlags::RST),
         _ => true,
     }
 }

@@ -58,11 +58,11 @@ pub struct FlowView {
     pub protocol: u8,
     /// The pod's address; of two pods, the one that began.
     pub pod: Ipv4Addr,
-    /// The pod's L4 port or ICMP identifier.
+    /// The pod's L4 port; the identifier when the pod sends the echo requests.
     pub pod_port: u16,
     /// The other side's address.
     pub remote: Ipv4Addr,
-    /// The other side's L4 port.
+    /// The other side's L4 port; the identifier when it sends the echo requests.
     pub remote_port: u16,
     /// Address and port that replace the pod's.
     pub snat: Option<(Ipv4Addr, u16)>,
@@ -124,7 +124,6 @@ impl Engine {
             .map(|flow| FlowView {
                 protocol: flow.egress.key.protocol,
                 pod: flow.egress.key.source,
-                // An echo's identifier is on the side of whoever asks.
                 pod_port: flow.egress.key.source_port,
                 remote: flow.egress.key.destination,
                 remote_port: flow.egress.key.destination_port,
@@ -213,8 +212,14 @@ impl Engine {
         self.table.get(id)
     }
 
-    /// Puts a new flow in.
+    /// Puts a new flow in. Whatever still sits under its keys, such as a quarantined flow whose
+    /// destination is no longer translated, goes.
     pub(crate) fn install(&mut self, flow: Flow, now: Timestamp) -> Result<FlowId, DropReason> {
+        for key in [flow.egress.key, flow.ingress.key] {
+            if let Some((id, _)) = self.table.find(key) {
+                self.remove(id);
+            }
+        }
         let id = self
             .table
             .insert(flow)

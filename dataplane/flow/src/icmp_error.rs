@@ -8,7 +8,7 @@ use penstock_packet::{DropReason, Ip4};
 
 use crate::classify::Class;
 use crate::forward::{fits, send_along};
-use crate::key::{Direction, FlowKey, Zone};
+use crate::key::{FlowKey, Zone};
 use crate::{Engine, Ingress, OutIf, Packet, Snapshot, Verdict};
 
 /// Forwards one ICMP error of class `class`.
@@ -50,9 +50,6 @@ pub(crate) fn forward(
         return unsessioned(packet, ip, &class, to_snat);
     };
     let hop = flow.way(direction).hop;
-    if hop.rewrite.translation.is_none() && direction == Direction::Ingress {
-        return send_along(packet, ip, &class);
-    }
     fits(&hop, ip, packet.ingress)?;
     hop.rewrite.apply_to_error(packet.head, ip, &quoted);
     engine.stats.translated += u64::from(hop.rewrite.translation.is_some());

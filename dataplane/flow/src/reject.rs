@@ -13,14 +13,16 @@ use penstock_packet::{Fragment, L4, Parsed, parse};
 use crate::seeded::{Seed, mix};
 use crate::{Engine, Ingress, OutIf, Rejection, Snapshot, Timestamp};
 
-/// Errors a second to one address, node-wide.
-const PER_ADDRESS: u32 = 100;
-/// Errors a second to all, node-wide.
-const IN_ALL: u32 = 1_000;
+/// Errors a second to one address, node-wide; with [`BURST`], at most 100 in any second.
+const PER_ADDRESS: u32 = 90;
+/// Errors a second to all, node-wide; with [`BURST`], at most 1,000 in any second.
+const IN_ALL: u32 = 900;
+/// Most credit saved, in nanoseconds: a ninth of a second's worth makes up the hundred.
+const BURST: u64 = SECOND / 9;
 /// Buckets of addresses; addresses that share one share its allowance.
 const BUCKETS: usize = 1024;
 
-/// A token bucket that holds at most a second's worth.
+/// A token bucket.
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
     /// Nanoseconds of credit; a token costs a second divided by the rate.
@@ -31,20 +33,16 @@ struct Bucket {
 const SECOND: u64 = 1_000_000_000;
 
 impl Bucket {
-    const FULL: Self = Self {
-        credit: SECOND,
+    const EMPTY: Self = Self {
+        credit: 0,
         filled: Timestamp::from_nanos(0),
     };
 
-    fn fill(&mut self, now: Timestamp) {
+    /// Saves up for the time since the last call; at least one token's cost can be saved.
+    fn fill(&mut self, now: Timestamp, cost: u64) {
         let passed = now.as_nanos().saturating_sub(self.filled.as_nanos());
-        self.credit = self.credit.saturating_add(passed).min(SECOND);
+        self.credit = self.credit.saturating_add(passed).min(BURST.max(cost));
         self.filled = now;
-    }
-
-    /// Takes `cost` nanoseconds of credit if they are there.
-    const fn covers(&self, cost: u64) -> bool {
-        self.credit >= cost
     }
 }
 
@@ -63,10 +61,10 @@ impl Limiter {
         let cost = |rate: u32| SECOND / u64::from(rate) * u64::from(workers.max(1));
         Self {
             seed,
-            cost_per_address: cost(PER_ADDRESS).min(SECOND),
-            cost_in_all: cost(IN_ALL).min(SECOND),
-            all: Bucket::FULL,
-            addresses: vec![Bucket::FULL; BUCKETS].into(),
+            cost_per_address: cost(PER_ADDRESS),
+            cost_in_all: cost(IN_ALL),
+            all: Bucket::EMPTY,
+            addresses: vec![Bucket::EMPTY; BUCKETS].into(),
         }
     }
 
@@ -76,9 +74,9 @@ impl Limiter {
         let Some(bucket) = self.addresses.get_mut(hash & (BUCKETS - 1)) else {
             return false;
         };
-        bucket.fill(now);
-        self.all.fill(now);
-        if !bucket.covers(self.cost_per_address) || !self.all.covers(self.cost_in_all) {
+        bucket.fill(now, self.cost_per_address);
+        self.all.fill(now, self.cost_in_all);
+        if bucket.credit < self.cost_per_address || self.all.credit < self.cost_in_all {
             return false;
         }
         bucket.credit -= self.cost_per_address;
