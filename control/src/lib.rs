@@ -9,3 +9,5 @@ pub mod clock;
 pub mod config;
 pub mod ec2;
 pub mod ipam;
+pub mod node;
+pub mod policy;
