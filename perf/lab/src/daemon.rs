@@ -82,9 +82,9 @@ impl Daemon {
                 (Err(why), None) => why,
             };
             return Err(Error::NotReady {
-                daemon: self.name.to_owned(),
+                daemon: self.name,
                 node: self.node.clone(),
-                waited_ms: started.elapsed().as_millis(),
+                waited_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
                 last,
                 log: self.log.clone(),
                 tail: tail(&self.log),

@@ -51,11 +51,11 @@ pub enum Error {
     #[error("{daemon} of {node} is not ready after {waited_ms} ms: {last}\nend of {}:\n{tail}", log.display())]
     NotReady {
         /// Name of the binary.
-        daemon: String,
+        daemon: &'static str,
         /// Name of the node.
         node: String,
         /// How long it was given.
-        waited_ms: u128,
+        waited_ms: u64,
         /// What the last attempt said.
         last: String,
         /// Its log.

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 use nix::net::if_::if_nametoindex;
@@ -28,6 +30,15 @@ pub const ROUTER_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x01]);
 
 /// Name of the outside's port in [`FabricCounters::ports`].
 pub const OUTSIDE_PORT: &str = "outside";
+
+/// Name in [`FabricCounters::ports`] of what came in by a cable that was being plugged or pulled.
+pub const UNPLUGGED: &str = "unplugged";
+
+/// How long the kernel is given to notice a carrier.
+const CARRIER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Pause between two looks.
+const CARRIER_POLL: Duration = Duration::from_millis(1);
 
 /// Which packets a sink port counts and drops instead of delivering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +150,7 @@ impl Fabric {
     /// When the kernel refuses the read.
     pub fn counters(&self) -> Result<FabricCounters> {
         let mut ports = BTreeMap::new();
+        ports.insert(UNPLUGGED.to_owned(), self.program.counters(0)?);
         for (name, attached) in &self.lock().ports {
             ports.insert(name.clone(), self.program.counters(attached.port.slot)?);
         }
@@ -221,6 +233,30 @@ impl Fabric {
         };
         state.ports.insert(cable.name.to_owned(), attached);
         Ok(())
+    }
+
+    /// Waits until the fabric can send to a port whose far end has just been brought up: the kernel
+    /// gives the near end its queue when it notices the carrier, and drops what is sent before.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown port, or when the far end stays down.
+    pub fn wait_carrier(&self, port: &str) -> Result<()> {
+        let near = self
+            .interface_of(port)
+            .ok_or_else(|| Error::Invalid(format!("the fabric has no port {port}")))?;
+        let deadline = Instant::now() + CARRIER_DEADLINE;
+        loop {
+            let link = self.netns.ip(&["-o", "link", "show", &near])?;
+            if link.contains("state UP") && !link.contains("qdisc noop ") {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Error::Invalid(format!(
+                    "port {port} has no carrier: {link}"
+                )));
+            }
+            thread::sleep(CARRIER_POLL);
+        }
     }
 
     /// Pulls a cable; pulling one that is not there is success.

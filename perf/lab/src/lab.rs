@@ -173,6 +173,7 @@ impl Lab {
         cabling.plug(&instance.instance_id, &instance.primary_eni)?;
         cabling.own(&instance.primary_eni)?;
         boot(&netns, &instance)?;
+        self.fabric.wait_carrier(&instance.primary_eni.eni_id)?;
         self.serve(&netns, &instance)?;
         Node::new(Parts {
             lab_id: self.config.id.clone(),
@@ -332,9 +333,8 @@ fn build_outside(fabric: &Fabric, outside: &NetNs) -> Result<()> {
     }
     outside.ip(&["link", "set", "eth0", "up"])?;
     let gateway = fabric::gateway_of(OUTSIDE_CIDR).to_string();
-    outside
-        .ip(&["route", "add", "default", "via", &gateway])
-        .map(drop)
+    outside.ip(&["route", "add", "default", "via", &gateway])?;
+    fabric.wait_carrier(OUTSIDE_PORT)
 }
 
 /// What DHCP and an EKS machine image do before any agent runs: the primary ENI configured,

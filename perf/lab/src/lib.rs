@@ -14,6 +14,7 @@ mod daemon;
 mod error;
 pub mod fabric;
 mod lab;
+mod ledger;
 pub mod netns;
 mod node;
 mod pod;

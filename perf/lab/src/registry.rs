@@ -153,7 +153,7 @@ fn kill_children(directory: &Path) -> Result<()> {
     };
     let recorded: Vec<Process> = entries
         .filter_map(|entry| Process::parse(&fs::read_to_string(entry.ok()?.path()).ok()?))
-        .filter(|process| process.is_alive())
+        .filter(Process::is_alive)
         .collect();
     for process in &recorded {
         let _ = kill(process.pid(), Signal::SIGKILL);

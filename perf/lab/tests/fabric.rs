@@ -1,5 +1,9 @@
 //! The fabric does what a VPC does, seen with real sockets and by its own counters. Kernel
 //! networking only: no Penstock daemon runs here.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failed test is a panic, in its helpers too"
+)]
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
@@ -271,7 +275,10 @@ fn a_sink_counts_instead_of_delivering() {
     assert_eq!(counters.port(two.primary_eni()).tx_packets, before);
     assert_eq!(counters.port(one.primary_eni()).sunk_bytes, 640);
     // Other protocols still pass.
-    assert_eq!(traffic::ping(end(one), end(two), 2, 56).unwrap().received, 2);
+    assert_eq!(
+        traffic::ping(end(one), end(two), 2, 56).unwrap().received,
+        2
+    );
 }
 
 #[test]

@@ -1,4 +1,9 @@
 //! A lab comes up, goes away without a trace, and survives what its process does to it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed test is a panic, in its helpers too"
+)]
 
 use std::fs;
 use std::path::Path;

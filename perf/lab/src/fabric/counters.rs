@@ -162,7 +162,7 @@ impl PortCounters {
     }
 }
 
-/// Counters of all ports, by name: `outside`, or the ENI's id.
+/// Counters of all ports, by name: [`super::OUTSIDE_PORT`], [`super::UNPLUGGED`], or the ENI's id.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FabricCounters {
     /// The ports.
