@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::lab::LabCommand;
+
 /// Status of a command line that makes no sense (EX_USAGE, sysexits.h); clap's own 2 means "down"
 /// here.
 pub(crate) const USAGE_EXIT: u8 = 64;
@@ -20,7 +22,8 @@ Examples:
   penstock status
   penstock get pods -o wide
   penstock get drops -o json
-  penstock --run-dir /run/penstock-lab/lab/node1/run get flows --limit 20";
+  penstock lab up
+  penstock lab exec node1 -- penstock get flows --limit 20";
 
 /// Looks inside Penstock, and brings a lab up.
 #[derive(Debug, Parser)]
@@ -54,6 +57,9 @@ pub(crate) enum Command {
     },
     /// Show what there is.
     Get(GetArguments),
+    /// A VPC on one machine, to try things in. Needs root.
+    #[command(subcommand)]
+    Lab(LabCommand),
     /// Versions of this command and of the daemons.
     Version,
     /// Print a shell's completion script.

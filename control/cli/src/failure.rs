@@ -25,8 +25,11 @@ pub(crate) enum Failure {
         daemon: &'static str,
         message: String,
     },
-    /// Standard output cannot be written.
-    #[error("cannot write the answer: {0}")]
+    /// The lab cannot be what it was asked to be.
+    #[error("{0}")]
+    Lab(String),
+    /// Standard output, or a file of the lab, cannot be read or written.
+    #[error("input or output failed: {0}")]
     Output(#[from] io::Error),
 }
 
