@@ -198,7 +198,7 @@ mod tests {
             for packet in 0..PACKETS {
                 while to
                     .send(packet, 4, |bytes| {
-                        bytes.copy_from_slice(&packet.to_be_bytes())
+                        bytes.copy_from_slice(&packet.to_be_bytes());
                     })
                     .is_err()
                 {

@@ -277,7 +277,7 @@ mod tests {
                 s.endpoints[1].ifindex = s.endpoints[0].ifindex;
             }),
             ("of eni-1", |s| {
-                s.endpoints[0].address = s.uplinks[0].address
+                s.endpoints[0].address = s.uplinks[0].address;
             }),
             ("same MAC", |s| {
                 s.endpoints[0].pod_mac = s.endpoints[0].host_mac;

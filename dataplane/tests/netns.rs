@@ -2,6 +2,12 @@
 //!
 //! Run as root: `cargo test -p penstock-dataplane --test netns -- --ignored --test-threads=1`.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on panics"
+)]
+
 mod support;
 
 use std::net::IpAddr;
@@ -9,7 +15,7 @@ use std::net::IpAddr;
 use nix::sys::signal::Signal;
 use penstock_dataplane_api::{Counters, Request, Response, UplinkMode};
 use support::daemon::{Dataplane, attach_foreign_xdp, command};
-use support::traffic::{ping, tcp_echo, udp_echo};
+use support::traffic::{answers, ping, tcp_echo, udp_echo};
 use support::{NODE, OUTSIDE, POD_1, POD_2, Plan, Stage, UPLINK, host_side, wait_for};
 
 fn stage(tag: &'static str, queues: u32, mtu: u32) -> Stage {
@@ -26,7 +32,7 @@ fn every_path(stage: &Stage) {
     udp_echo(one, (two, POD_2), 100, 64);
     udp_echo(two, (one, POD_1), 10, size);
     tcp_echo(one, (two, POD_2), 1 << 20);
-    assert_eq!(ping(one, POD_2, &[]), 63, "one hop between two pods");
+    assert_eq!(ping(one, POD_2), 63, "one hop between two pods");
     for client in [one, two] {
         let seen = udp_echo(client, (&stage.out, OUTSIDE), 100, 64);
         assert_eq!(seen.ip(), IpAddr::from(NODE));
@@ -34,7 +40,7 @@ fn every_path(stage: &Stage) {
         udp_echo(client, (&stage.out, OUTSIDE), 10, size);
         let seen = tcp_echo(client, (&stage.out, OUTSIDE), 1 << 20);
         assert_eq!(seen.ip(), IpAddr::from(NODE));
-        assert_eq!(ping(client, OUTSIDE, &[]), 63);
+        assert_eq!(ping(client, OUTSIDE), 63);
     }
 }
 
@@ -72,7 +78,7 @@ fn all_paths_work(tag: &'static str, queues: u32, mtu: u32) {
 fn every_path_in_kernel(stage: &Stage) {
     let [one, two] = &stage.pods;
     udp_echo(one, (two, POD_2), 10, 64);
-    assert_eq!(ping(two, POD_1, &[]), 63);
+    assert_eq!(ping(two, POD_1), 63);
     assert!(!stage.node.exec(&["ip", "link"]).contains("trunk0"));
 }
 
@@ -134,14 +140,8 @@ fn a_frozen_worker_is_passed_by() {
     let before = dataplane.settled();
     dataplane.signal(Signal::SIGSTOP);
     // The first echoes may be lost to the frozen socket; within the stale limit that ends.
-    wait_for("the kernel to take over", || {
-        stage.pods[0].succeeds(&["ping", "-c", "1", "-W", "1", &POD_2.to_string()])
-    });
-    assert_eq!(
-        ping(one, POD_2, &[]),
-        63,
-        "the kernel forwards at the same TTL"
-    );
+    wait_for("the kernel to take over", || answers(one, POD_2));
+    assert_eq!(ping(one, POD_2), 63, "the kernel forwards at the same TTL");
     dataplane.signal(Signal::SIGCONT);
     let after = dataplane.settled();
     let fallback =

@@ -81,15 +81,6 @@ impl Namespace {
         })
     }
 
-    /// Whether a program inside succeeds.
-    pub(crate) fn succeeds(&self, command: &[&str]) -> bool {
-        let output = Command::new("ip")
-            .args(["netns", "exec", &self.0])
-            .args(command)
-            .output();
-        output.unwrap().status.success()
-    }
-
     fn mac(&self, link: &str) -> MacAddr {
         self.run_sysfs(link, "address").parse().unwrap()
     }

@@ -1,8 +1,10 @@
 //! Real sockets in other namespaces: UDP and TCP echo, ping.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Namespace;
 
@@ -75,19 +77,49 @@ pub(crate) fn tcp_echo(
     echo.join().unwrap()
 }
 
-/// Pings; every echo must be answered. Returns the TTL the replies arrived with.
-pub(crate) fn ping(client: &Namespace, to: impl Into<IpAddr>, arguments: &[&str]) -> u8 {
-    let to = to.into().to_string();
-    let command: Vec<&str> = ["ping", "-n", "-i", "0.02", "-c", "5", "-W", "2"]
-        .iter()
-        .chain(arguments)
-        .copied()
-        .chain([to.as_str()])
-        .collect();
-    let output = client.exec(&command);
-    assert!(output.contains(" 0% packet loss"), "{output}");
-    let ttl = output.split("ttl=").nth(1).unwrap();
-    ttl.split_whitespace().next().unwrap().parse().unwrap()
+/// Pings five times; every echo must be answered. Returns the TTL the replies arrived with.
+pub(crate) fn ping(client: &Namespace, to: Ipv4Addr) -> u8 {
+    client.run(move || {
+        let answers = (0..5).filter_map(|sequence| echo_once(to, sequence, SILENCE));
+        let ttls: Vec<u8> = answers.collect();
+        assert_eq!(ttls.len(), 5, "echoes to {to} lost");
+        ttls[0]
+    })
+}
+
+/// Pings once and waits a moment; says whether an answer came.
+pub(crate) fn answers(client: &Namespace, to: Ipv4Addr) -> bool {
+    client.run(move || echo_once(to, 0, Duration::from_millis(100)).is_some())
+}
+
+/// Sends an ICMP echo request (RFC 792); the TTL of its reply.
+fn echo_once(to: Ipv4Addr, sequence: u16, patience: Duration) -> Option<u8> {
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap();
+    let to = SocketAddr::from((to, 0));
+    socket.connect(&to.into()).unwrap();
+    let id = std::process::id() as u16 ^ sequence.rotate_left(8);
+    let mut request = [8, 0, 0, 0, 0, 0, 0, 0];
+    request[4..6].copy_from_slice(&id.to_be_bytes());
+    request[6..8].copy_from_slice(&sequence.to_be_bytes());
+    let sum = 0x0800 + u32::from(id) + u32::from(sequence);
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    request[2..4].copy_from_slice(&sum.to_be_bytes());
+    socket.send(&request).ok()?;
+    let deadline = Instant::now() + patience;
+    while let Some(left) = deadline.checked_duration_since(Instant::now()) {
+        socket
+            .set_read_timeout(Some(left.max(Duration::from_millis(1))))
+            .unwrap();
+        let mut packet = [0; 128];
+        let Ok(length) = (&socket).read(&mut packet) else {
+            continue;
+        };
+        let reply = &packet[20..length];
+        if reply[0] == 0 && reply[4..8] == request[4..8] {
+            return Some(packet[8]);
+        }
+    }
+    None
 }
 
 fn pattern(bytes: usize, seed: usize) -> Vec<u8> {
