@@ -25,3 +25,6 @@ pub use counters::{HookCounters, HookKind};
 pub use error::HookError;
 pub use hooks::{HookLink, Hooks, Lapse};
 pub use layout::{HookConfig, ImdsAccess, PodEntry, SnatRange};
+
+#[cfg(test)]
+mod tests;
