@@ -4,7 +4,7 @@
 //! teardown; so does a starter that is gone before the lab is up.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -29,8 +29,10 @@ pub(super) fn serve(
     detach: bool,
     output: &mut impl Write,
 ) -> Result<(), Failure> {
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
+        .with_ansi(colour)
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
         .init();
     if detach {
