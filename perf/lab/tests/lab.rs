@@ -161,7 +161,7 @@ fn die_with_a_lab_up() {
 fn a_namespace_keeps_its_sockets_to_itself() {
     let config = LabConfig::unique("ns");
     let netns = NetNs::create(&format!("pen-{}-alone", config.id)).unwrap();
-    let names = netns.run(|| nix_names()).unwrap();
+    let names = netns.run(interface_names).unwrap();
     assert_eq!(names, ["lo"]);
     assert!(NetNs::create(netns.name()).is_err(), "a name is taken once");
     let name = netns.name().to_owned();
@@ -170,7 +170,7 @@ fn a_namespace_keeps_its_sockets_to_itself() {
 }
 
 /// Names of the interfaces the calling thread sees.
-fn nix_names() -> Vec<String> {
+fn interface_names() -> Vec<String> {
     let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
     let names = text.lines().filter_map(|line| line.split_once(':'));
     names.map(|(name, _)| name.trim().to_owned()).collect()
