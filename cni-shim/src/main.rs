@@ -9,8 +9,9 @@
 //! errors leave only through [`report`], as CNI error JSON.
 //!
 //! Linked statically for hosts whose C library we do not choose:
-//! `RUSTFLAGS='-C target-feature=+crt-static' cargo build --release -p penstock-cni
-//! --target x86_64-unknown-linux-gnu` (the explicit target keeps build scripts dynamic).
+//! `cargo rustc --release -p penstock-cni --bin penstock-cni -- -C target-feature=+crt-static`.
+//! The flag reaches this binary alone, so everything else stays as `cargo build` made it; a plain
+//! `cargo build` links it dynamically, which is good for tests.
 //!
 //! References: CNI specification 1.1.0; Amazon VPC CNI `cmd/routed-eni-cni-plugin`.
 
