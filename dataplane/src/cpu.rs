@@ -1,6 +1,6 @@
 //! Which core each worker runs on.
 //!
-//! A core list is written as the kernel writes one (`2,4-6`). Pinning that is refused is not
+//! Workers go before ordinary processes on their core. A core list is written as the kernel writes one (`2,4-6`). Pinning that is refused is not
 //! fatal: the worker runs unpinned and says so in its report.
 
 use std::str::FromStr;
@@ -67,6 +67,19 @@ impl FromStr for CoreList {
 #[must_use]
 pub fn pin(core: usize) -> bool {
     core_affinity::set_for_current(core_affinity::CoreId { id: core })
+}
+
+/// The most favourable nice value (setpriority(2)).
+const FIRST: i32 = -20;
+
+/// Puts the calling thread before ordinary processes of its core; says whether that worked.
+///
+/// A worker that must wait longer than `pulse::STALE_AFTER` for its core is taken for dead, and
+/// the translated flows it holds cannot be carried by the kernel.
+#[must_use]
+pub fn take_precedence() -> bool {
+    // Linux: no process id means the calling thread.
+    rustix::process::setpriority_process(None, FIRST).is_ok()
 }
 
 #[cfg(test)]

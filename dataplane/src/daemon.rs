@@ -278,6 +278,12 @@ fn spawn(index: u32, core: Option<usize>, seed: Seed) -> io::Result<(JoinHandle<
             if !done {
                 tracing::warn!(worker = index, ?core, "not pinned to a core");
             }
+            if !cpu::take_precedence() {
+                tracing::warn!(
+                    worker = index,
+                    "no precedence on its core; CAP_SYS_NICE is missing"
+                );
+            }
             // The starter waits for exactly this.
             let _ = pinned.send(done);
             let worker = Worker {

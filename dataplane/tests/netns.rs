@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use nix::sys::signal::Signal;
 use penstock_dataplane_api::{Counters, Request, Response, UplinkMode};
 use support::daemon::{Dataplane, attach_foreign_xdp, command};
-use support::traffic::{answers, ping, tcp_echo, udp_echo};
+use support::traffic::{answers, expires_at, ping, tcp_echo, udp_echo};
 use support::{NODE, OUTSIDE, POD_1, POD_2, Plan, Stage, UPLINK, host_side, wait_for};
 
 fn stage(tag: &'static str, queues: u32, mtu: u32) -> Stage {
@@ -41,12 +41,13 @@ fn every_path(stage: &Stage) {
         let seen = tcp_echo(client, (&stage.out, OUTSIDE), 1 << 20);
         assert_eq!(seen.ip(), IpAddr::from(NODE));
         assert_eq!(ping(client, OUTSIDE), 63);
+        assert_eq!(expires_at(client, OUTSIDE), NODE, "TTL 1 ends at the node");
     }
 }
 
-fn all_paths_work(tag: &'static str, queues: u32, mtu: u32) {
+fn all_paths_work(tag: &'static str, workers: u32, queues: u32, mtu: u32) {
     let stage = stage(tag, queues, mtu);
-    let dataplane = Dataplane::start(&stage, queues);
+    let dataplane = Dataplane::start(&stage, workers);
     dataplane.publish(&stage.snapshot(1));
     let status = dataplane.status();
     assert_eq!((status.generation, status.endpoints), (1, 2));
@@ -61,7 +62,25 @@ fn all_paths_work(tag: &'static str, queues: u32, mtu: u32) {
     let counters = dataplane.settled();
     assert!(worker_rx(&counters) > 2 * 230, "{counters:?}");
     let snat: u64 = counters.workers.iter().map(|worker| worker.snat).sum();
+    let originated: u64 = counters
+        .workers
+        .iter()
+        .map(|worker| worker.originated)
+        .sum();
+    assert_eq!(originated, 2, "one ICMP error for each pod: {counters:?}");
     assert!(snat > 2 * 220, "{counters:?}");
+    let crossed: u64 = counters
+        .workers
+        .iter()
+        .map(|worker| worker.handed_off)
+        .sum();
+    let taken: u64 = counters.workers.iter().map(|worker| worker.handed_in).sum();
+    assert_eq!(crossed, taken, "lanes are empty");
+    assert_eq!(
+        crossed > 0,
+        workers > 1,
+        "flows have one owner: {counters:?}"
+    );
     let Response::Flows(flows) = dataplane.ask(&Request::Flows { limit: 100 }) else {
         panic!("no flows");
     };
@@ -85,13 +104,25 @@ fn every_path_in_kernel(stage: &Stage) {
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn pods_reach_each_other_and_the_outside() {
-    all_paths_work("one", 1, 1_500);
+    all_paths_work("one", 1, 1, 1_500);
 }
 
 #[test]
 #[ignore = "needs root and network namespaces"]
 fn jumbo_packets_and_two_workers() {
-    all_paths_work("jumbo", 2, 9_001);
+    all_paths_work("jumbo", 2, 2, 9_001);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn fewer_queues_than_workers() {
+    all_paths_work("narrow", 2, 1, 1_500);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn more_queues_than_workers() {
+    all_paths_work("wide", 1, 3, 9_001);
 }
 
 #[test]

@@ -122,6 +122,26 @@ fn echo_once(to: Ipv4Addr, sequence: u16, patience: Duration) -> Option<u8> {
     None
 }
 
+/// Sends a datagram with TTL 1; the address that answers "time exceeded" (RFC 792).
+pub(crate) fn expires_at(client: &Namespace, to: Ipv4Addr) -> Ipv4Addr {
+    client.run(move || {
+        let errors = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap();
+        errors.set_read_timeout(Some(SILENCE)).unwrap();
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        socket.set_ttl(1).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        socket.send_to(b"short of breath", (to, 33_434)).unwrap();
+        loop {
+            let mut packet = [0; 256];
+            let length = (&errors).read(&mut packet).unwrap();
+            let quoted = &packet[..length][28..];
+            if packet[20..22] == [11, 0] && quoted[20..22] == port.to_be_bytes() {
+                return Ipv4Addr::new(packet[12], packet[13], packet[14], packet[15]);
+            }
+        }
+    })
+}
+
 fn pattern(bytes: usize, seed: usize) -> Vec<u8> {
     (0..bytes)
         .map(|index| ((index * 31 + seed * 7) % 251) as u8)
