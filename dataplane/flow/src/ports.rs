@@ -171,3 +171,94 @@ impl PortPicker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Zone;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    proptest! {
+        /// Slices are consecutive, cover the range, and name their owner.
+        #[test]
+        fn slices_partition_the_range(a in 1u16.., b in 1u16.., workers in 1u16..40) {
+            let range = PortRange { first: a.min(b), last: a.max(b) };
+            let mut next = u32::from(range.first);
+            for worker in 0..workers {
+                let slice = slice(range, worker, workers);
+                prop_assert_eq!(u32::from(slice.first), next);
+                next += u32::from(slice.count);
+                for port in [slice.first, slice.first.wrapping_add(slice.count).wrapping_sub(1)] {
+                    if slice.count > 0 {
+                        prop_assert_eq!(owner(range, port, workers), Some(worker));
+                    }
+                }
+            }
+            prop_assert_eq!(next, u32::from(range.last) + 1);
+            prop_assert_eq!(owner(range, range.first.wrapping_sub(1), workers), None);
+        }
+
+        /// Whatever is leased and released, and for whichever remote endpoint: never a port that
+        /// is taken, never none while one is free.
+        #[test]
+        fn never_twice_and_never_too_few(
+            steps in proptest::collection::vec((0u16..3, 0u16..12, any::<bool>()), 1..300),
+            choice in prop_oneof![
+                Just(PortChoice::Prng), Just(PortChoice::Hashrandom), Just(PortChoice::None)
+            ],
+        ) {
+            let slice = Slice { first: 65_525, count: 11 };
+            let mut picker = PortPicker::new([3, 4]);
+            let mut taken: HashSet<(u16, u16)> = HashSet::new();
+            for (remote, pod_port, lease) in steps {
+                let egress = key(remote, pod_port);
+                if lease {
+                    let free = (0..11).filter(|n| !taken.contains(&(remote, 65_525 + n))).count();
+                    let port = picker.pick(slice, choice, egress, |port| taken.contains(&(remote, port)));
+                    prop_assert_eq!(port.is_some(), free > 0);
+                    if let Some(port) = port {
+                        prop_assert!((65_525..=65_535).contains(&port));
+                        prop_assert!(taken.insert((remote, port)));
+                    }
+                } else if let Some(port) = (65_525..=65_535).find(|port| taken.contains(&(remote, *port))) {
+                    taken.remove(&(remote, port));
+                    picker.released(egress);
+                }
+            }
+        }
+    }
+
+    fn key(remote_port: u16, source_port: u16) -> FlowKey {
+        FlowKey {
+            source: Ipv4Addr::new(10, 0, 0, 5),
+            destination: Ipv4Addr::new(8, 8, 8, 8),
+            source_port,
+            destination_port: remote_port,
+            protocol: 17,
+            zone: Zone::Pods,
+        }
+    }
+
+    /// N8: what is chosen spreads over the slice, whatever the pod's port.
+    #[test]
+    fn random_choices_spread() {
+        let slice = Slice {
+            first: 11_000,
+            count: 19_000,
+        };
+        let mut picker = PortPicker::new([5, 6]);
+        let mut tenths = [0u32; 10];
+        for _ in 0..10_000 {
+            let port = picker
+                .pick(slice, PortChoice::Prng, key(53, 1000), |_| false)
+                .unwrap();
+            tenths[usize::from(port - 11_000) / 1_900] += 1;
+        }
+        assert!(tenths.iter().all(|n| (820..1180).contains(n)), "{tenths:?}");
+        let again: HashSet<u16> = (0..100)
+            .filter_map(|_| picker.pick(slice, PortChoice::Hashrandom, key(53, 1000), |_| false))
+            .collect();
+        assert_eq!(again.len(), 1, "the same flow starts at the same port");
+    }
+}

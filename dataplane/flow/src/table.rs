@@ -247,3 +247,124 @@ const fn unpack(reference: u32) -> (FlowId, Direction) {
     };
     (FlowId(reference >> 1), direction)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{Hop, Way};
+    use crate::key::Zone;
+    use crate::{OutIf, Timestamp};
+    use penstock_packet::rewrite::Rewrite;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+    use std::net::Ipv4Addr;
+
+    const SEED: Seed = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+
+    fn key(n: u32) -> FlowKey {
+        FlowKey {
+            source: Ipv4Addr::from_bits(0x0a00_0000 + (n & 0xff)),
+            destination: Ipv4Addr::new(8, 8, 8, 8),
+            source_port: (n >> 8) as u16,
+            destination_port: 53,
+            protocol: 17,
+            zone: Zone::Pods,
+        }
+    }
+
+    fn flow(n: u32) -> Flow {
+        let rewrite = Rewrite {
+            destination_mac: [2; 6],
+            source_mac: [4; 6],
+            translation: None,
+        };
+        let hop = Hop {
+            rewrite,
+            out: OutIf::Endpoint,
+            mtu: 1500,
+        };
+        Flow {
+            egress: Way {
+                key: key(n),
+                hop,
+                packets: 0,
+            },
+            ingress: Way {
+                key: key(n).reverse(Zone::Uplinks),
+                hop,
+                packets: 0,
+            },
+            epoch: u64::from(n),
+            last_seen: Timestamp::default(),
+            tcp: None,
+            originator: Direction::Egress,
+            quarantined: false,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+        /// Against a map: both keys find the flow, or neither; a full table refuses and changes
+        /// nothing; places are used again.
+        #[test]
+        fn equals_a_map(steps in proptest::collection::vec((0u32..48, any::<bool>()), 1..400)) {
+            let mut table = FlowTable::new(24, SEED);
+            let mut model: HashMap<u32, FlowId> = HashMap::new();
+            for (n, insert) in steps {
+                match (insert, model.get(&n).copied()) {
+                    (true, None) => match table.insert(flow(n)) {
+                        Ok(id) => {
+                            prop_assert!(model.values().all(|other| *other != id));
+                            model.insert(n, id);
+                        }
+                        Err(TableFull) => prop_assert_eq!(model.len(), 24),
+                    },
+                    (false, Some(id)) => {
+                        prop_assert_eq!(table.remove(id), Some(flow(n)));
+                        prop_assert_eq!(table.remove(id), None);
+                        model.remove(&n);
+                    }
+                    _ => {}
+                }
+                for n in 0..48 {
+                    let id = model.get(&n).copied();
+                    let (egress, ingress) = (key(n), key(n).reverse(Zone::Uplinks));
+                    prop_assert_eq!(table.find(egress), id.map(|id| (id, Direction::Egress)));
+                    prop_assert_eq!(table.find(ingress), id.map(|id| (id, Direction::Ingress)));
+                    // The same packet from the other side is another key.
+                    prop_assert_eq!(table.find(key(n).reverse(Zone::Pods)), None);
+                }
+                prop_assert_eq!(table.iter().count(), model.len());
+            }
+        }
+    }
+
+    /// The load the sizes allow does not overflow buckets, and churn at capacity does not either.
+    #[test]
+    fn fills_to_capacity_and_churns_there() {
+        const CAPACITY: u32 = 100_000;
+        let mut table = FlowTable::new(CAPACITY as usize, SEED);
+        let mut ids: Vec<FlowId> = (0..CAPACITY)
+            .map(|n| table.insert(flow(n)).unwrap())
+            .collect();
+        assert_eq!(table.insert(flow(CAPACITY)), Err(TableFull));
+        for n in CAPACITY..4 * CAPACITY {
+            let at = (n as usize * 7919) % ids.len();
+            table.remove(ids[at]).unwrap();
+            ids[at] = table.insert(flow(n)).unwrap();
+        }
+        assert_eq!(table.iter().count(), CAPACITY as usize);
+    }
+
+    #[test]
+    fn memory_per_flow_is_bounded() {
+        // Buckets round up to a power of two: at worst twice what is asked.
+        let buckets = 2 * 2 * SLOTS_PER_KEY * size_of::<Bucket>() / SLOTS;
+        // A timer link is three words of 32 bits.
+        assert!(
+            size_of::<Place>() + buckets + 12 <= 256,
+            "{}",
+            size_of::<Place>() + buckets + 12
+        );
+    }
+}

@@ -177,3 +177,144 @@ impl Tcp {
         Self { state, ..self }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Sender::{Originator, Responder};
+    use TcpState::{
+        Close, CloseWait, Established, FinWait, LastAck, SynRecv, SynSent, SynSent2, TimeWait,
+    };
+
+    const SYN: TcpFlags = TcpFlags::SYN;
+    const ACK: TcpFlags = TcpFlags::ACK;
+    const SYN_ACK: TcpFlags = TcpFlags(0x12);
+    const FIN_ACK: TcpFlags = TcpFlags(0x11);
+
+    /// Every state the originator's, the responder's or nobody's FIN can lead to.
+    fn every() -> impl Iterator<Item = Tcp> {
+        let finished = [None, Some(Originator), Some(Responder)];
+        TcpState::ALL
+            .into_iter()
+            .flat_map(move |state| finished.map(|finished| Tcp { state, finished }))
+    }
+
+    /// What one segment makes of a state; columns: SYN, SYN+ACK, FIN+ACK and ACK, each from the
+    /// originator and from the responder. The first FIN, where one was sent, is the originator's.
+    #[rustfmt::skip]
+    const TABLE: [(TcpState, Option<Sender>, [TcpState; 8]); 9] = [
+        //                             SYN                  SYN+ACK              FIN+ACK                ACK
+        (SynSent,     None,             [SynSent,     SynSent2,    SynSent,     SynRecv,     SynSent,  SynSent,  SynSent,     SynSent]),
+        (SynSent2,    None,             [SynSent2,    SynSent2,    SynRecv,     SynRecv,     SynSent2, SynSent2, SynSent2,    SynSent2]),
+        (SynRecv,     None,             [SynRecv,     SynRecv,     SynRecv,     SynRecv,     FinWait,  FinWait,  Established, SynRecv]),
+        (Established, None,             [Established, Established, Established, Established, FinWait,  FinWait,  Established, Established]),
+        (FinWait,     Some(Originator), [FinWait,     FinWait,     FinWait,     FinWait,     FinWait,  LastAck,  FinWait,     CloseWait]),
+        (CloseWait,   Some(Originator), [CloseWait,   CloseWait,   CloseWait,   CloseWait,   CloseWait, LastAck, CloseWait,   CloseWait]),
+        (LastAck,     Some(Originator), [LastAck,     LastAck,     LastAck,     LastAck,     LastAck,  LastAck,  TimeWait,    LastAck]),
+        (TimeWait,    Some(Originator), [SynSent,     TimeWait,    TimeWait,    TimeWait,    TimeWait, TimeWait, TimeWait,    TimeWait]),
+        (Close,       None,             [SynSent,     Close,       Close,       Close,       Close,    Close,    Close,       Close]),
+    ];
+
+    #[test]
+    fn the_whole_table() {
+        for (state, finished, row) in TABLE {
+            let mut column = row.into_iter();
+            for flags in [SYN, SYN_ACK, FIN_ACK, ACK] {
+                for sender in [Originator, Responder] {
+                    let next = Tcp { state, finished }.next(sender, flags);
+                    assert_eq!(
+                        Some(next.state),
+                        column.next(),
+                        "{state:?} {flags:?} {sender:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn all_flags_in_all_states() {
+        for tcp in every() {
+            for sender in [Originator, Responder] {
+                for flags in (0..64).map(TcpFlags) {
+                    let next = tcp.next(sender, flags);
+                    if flags.is_nonsense() {
+                        assert_eq!(next, tcp, "{flags:?}");
+                    } else if flags.has(TcpFlags::RST) {
+                        // Before ACK: RST+ACK must never establish anything.
+                        assert_eq!(next.state, Close, "{tcp:?} {flags:?}");
+                    } else {
+                        assert!(
+                            next.state != Close || tcp.state == Close,
+                            "{tcp:?} {flags:?}"
+                        );
+                        // PSH and URG mean nothing here.
+                        assert_eq!(next, tcp.next(sender, TcpFlags(flags.0 & !0x28)));
+                        // Nothing else becomes established.
+                        let established = next.state == Established;
+                        let from = matches!(tcp.state, SynRecv | Established);
+                        assert!(!established || from, "{tcp:?} {flags:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_closes_first_makes_no_difference() {
+        for (first, second) in [(Originator, Responder), (Responder, Originator)] {
+            let open = Tcp {
+                state: Established,
+                finished: None,
+            };
+            let half = open
+                .next(first, FIN_ACK)
+                .next(first, FIN_ACK)
+                .next(second, ACK);
+            assert_eq!(half.state, CloseWait);
+            let last = half.next(second, FIN_ACK).next(second, ACK);
+            assert_eq!(last.state, LastAck);
+            assert_eq!(last.next(first, ACK).state, TimeWait);
+        }
+    }
+
+    #[test]
+    fn simultaneous_open_and_reopening() {
+        let open = Tcp::first(SYN)
+            .next(Responder, SYN)
+            .next(Originator, SYN_ACK);
+        assert_eq!(
+            open.next(Responder, SYN_ACK).next(Originator, ACK).state,
+            Established
+        );
+        let closed = Tcp {
+            state: TimeWait,
+            finished: Some(Responder),
+        };
+        let again = closed
+            .next(Originator, SYN)
+            .next(Responder, SYN_ACK)
+            .next(Originator, ACK);
+        assert_eq!(
+            again,
+            Tcp {
+                state: Established,
+                finished: None
+            }
+        );
+    }
+
+    #[test]
+    fn first_segments() {
+        for (flags, state) in [
+            (SYN, SynSent),
+            (SYN_ACK, SynRecv),
+            (ACK, Established),
+            (FIN_ACK, FinWait),
+            (TcpFlags::RST, Close),
+            (TcpFlags::RST.and(ACK), Close),
+        ] {
+            assert_eq!(Tcp::first(flags).state, state);
+        }
+    }
+}

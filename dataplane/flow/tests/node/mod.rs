@@ -1,0 +1,216 @@
+//! A node for scenario tests: two ENIs, three pods, one engine per worker, a clock that only the
+//! test moves. Every packet is accounted for: [`Node::send`] follows hand-offs itself.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test binary uses its part; a failed test panics"
+)]
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use penstock_flow::{
+    Access, Cidr, Config, Endpoint, Engine, EngineConfig, Ingress, NodeSnat, Packet, PortChoice,
+    PortRange, Snapshot, Snat, Timeouts, Timestamp, Uplink, UplinkId, Verdict, forward,
+};
+use penstock_packet::build::{Base, Frame};
+use penstock_packet::frame_length;
+
+pub(crate) const TRUNK_MAC: [u8; 6] = [2, 0xaa, 0, 0, 0, 0];
+pub(crate) const TRUNK: Ingress = Ingress::Trunk;
+pub(crate) const ETH0: Ingress = Ingress::Uplink(UplinkId(0));
+pub(crate) const ETH1: Ingress = Ingress::Uplink(UplinkId(1));
+pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
+/// Pods 1 and 2 live on the first ENI's addresses, pod 3 on the second's.
+pub(crate) const PODS: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(10, 0, 0, 101),
+    Ipv4Addr::new(10, 0, 0, 102),
+    Ipv4Addr::new(10, 0, 1, 103),
+];
+pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 7, 7);
+pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
+
+pub(crate) fn pod_mac(pod: usize) -> [u8; 6] {
+    [2, 0xcc, 0, 0, 0, pod as u8]
+}
+pub(crate) fn host_mac(pod: usize) -> [u8; 6] {
+    [2, 0xbb, 0, 0, 0, pod as u8]
+}
+pub(crate) fn eni_mac(eni: u8) -> [u8; 6] {
+    [2, 0xdd, 0, 0, 0, eni]
+}
+pub(crate) fn gateway_mac(eni: u8) -> [u8; 6] {
+    [2, 0xee, 0, 0, 0, eni]
+}
+
+pub(crate) fn config() -> Config {
+    let uplink = |id: u8| Uplink {
+        id: UplinkId(id),
+        mac: eni_mac(id),
+        gateway_mac: Some(gateway_mac(id)),
+        mtu: 1500,
+        address: Ipv4Addr::new(10, 0, id, 10),
+        primary: id == 0,
+    };
+    let endpoint = |pod: usize| Endpoint {
+        address: PODS[pod],
+        uplink: UplinkId(u8::from(pod == 2)),
+        host_mac: host_mac(pod),
+        pod_mac: pod_mac(pod),
+        mtu: 1500,
+    };
+    let cidr = |a, b, c, prefix| Cidr {
+        address: Ipv4Addr::new(a, b, c, 0),
+        prefix,
+    };
+    Config {
+        epoch: 1,
+        primary_address: NODE,
+        trunk_mac: TRUNK_MAC,
+        vpc_cidrs: vec![cidr(10, 0, 0, 16)],
+        kernel_cidrs: vec![cidr(172, 20, 0, 16)],
+        snat: Snat::Node(NodeSnat {
+            address: NODE,
+            ports: PortRange {
+                first: 11000,
+                last: 29999,
+            },
+            choice: PortChoice::Prng,
+            exclude_cidrs: vec![cidr(192, 168, 0, 16)],
+        }),
+        imds: Access::Deny,
+        uplinks: vec![uplink(0), uplink(1)],
+        endpoints: (0..3).map(endpoint).collect(),
+    }
+}
+
+pub(crate) struct Node {
+    pub(crate) engines: Vec<Engine>,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) now: Timestamp,
+}
+
+impl Node {
+    pub(crate) fn new() -> Self {
+        Self::with(config(), 1, 1024)
+    }
+
+    pub(crate) fn with(config: Config, workers: u16, capacity: usize) -> Self {
+        let engine = |worker| {
+            let seed = [0x1357_9bdf_0246_8ace, 0xfdb9_7531_eca8_6420];
+            let timeouts = Timeouts::default();
+            Engine::new(EngineConfig {
+                worker,
+                workers,
+                capacity,
+                seed,
+                timeouts,
+            })
+        };
+        Self {
+            engines: (0..workers).map(engine).collect(),
+            snapshot: Snapshot::compile(config).unwrap(),
+            now: Timestamp::from_nanos(1_000_000_000_000),
+        }
+    }
+
+    pub(crate) fn publish(&mut self, mut config: Config) {
+        config.epoch = self.snapshot.epoch() + 1;
+        self.snapshot = Snapshot::compile(config).unwrap();
+    }
+
+    /// Lets time pass and every due timer fire.
+    pub(crate) fn wait(&mut self, duration: Duration) {
+        self.now = self.now.after(duration);
+        for engine in &mut self.engines {
+            while engine.expire(self.now, 64) == 64 {}
+        }
+    }
+
+    /// One packet, from the given worker on; returns the verdict, the frame, and who gave it.
+    pub(crate) fn send_to(
+        &mut self,
+        worker: u16,
+        frame: &Frame,
+        ingress: Ingress,
+    ) -> (Verdict, Frame, u16) {
+        let mut bytes = frame.bytes.clone();
+        let mut worker = worker;
+        for _ in 0..2 {
+            let length = bytes.len();
+            let packet = Packet {
+                head: &mut bytes,
+                length,
+                ingress,
+            };
+            let engine = &mut self.engines[usize::from(worker)];
+            let verdict = forward(engine, &self.snapshot, packet, self.now);
+            match verdict {
+                Verdict::HandOff(owner) => {
+                    assert_eq!(bytes, frame.bytes, "a packet handed off is untouched");
+                    assert_ne!(owner, worker);
+                    worker = owner;
+                }
+                Verdict::Forward(_) => {
+                    bytes.truncate(frame_length(&bytes));
+                    return (verdict, Frame { bytes }, worker);
+                }
+                Verdict::Drop(_) | Verdict::Reject(_) => {
+                    assert_eq!(bytes, frame.bytes, "a dropped packet is untouched");
+                    return (verdict, Frame { bytes }, worker);
+                }
+                Verdict::ToKernel => return (verdict, Frame { bytes }, worker),
+            }
+        }
+        panic!("handed off twice");
+    }
+
+    pub(crate) fn send(&mut self, frame: &Frame, ingress: Ingress) -> (Verdict, Frame) {
+        let (verdict, frame, _) = self.send_to(0, frame, ingress);
+        (verdict, frame)
+    }
+
+    /// Sends what must be forwarded; returns the frame, which must be sealed.
+    #[track_caller]
+    pub(crate) fn forwarded(&mut self, frame: &Frame, ingress: Ingress) -> Frame {
+        let (verdict, out) = self.send(frame, ingress);
+        assert!(matches!(verdict, Verdict::Forward(_)), "{verdict:?}");
+        assert!(out.is_sealed());
+        out
+    }
+
+    pub(crate) fn answer(&mut self, frame: &Frame, verdict: Verdict) -> Option<Frame> {
+        let Verdict::Reject(rejection) = verdict else {
+            panic!("not rejected: {verdict:?}");
+        };
+        let mut out = [0; 200];
+        let (length, _) =
+            self.engines[0].reject(&frame.bytes, &rejection, &self.snapshot, self.now, &mut out)?;
+        Some(Frame {
+            bytes: out[..length].to_vec(),
+        })
+    }
+}
+
+/// From a pod to anywhere, as it arrives on the trunk.
+pub(crate) fn from_pod(pod: usize, destination: Ipv4Addr) -> Base {
+    Base::new(PODS[pod], destination).macs(pod_mac(pod), host_mac(pod))
+}
+
+/// From anywhere, as it arrives on an ENI.
+pub(crate) fn from_eni(eni: u8, source: Ipv4Addr, destination: Ipv4Addr) -> Base {
+    Base::new(source, destination).macs(gateway_mac(eni), eni_mac(eni))
+}
+
+/// Source address, destination address, and the L4 words where ports are.
+pub(crate) fn names(frame: &Frame) -> (Ipv4Addr, Ipv4Addr, u16, u16) {
+    let bytes = &frame.bytes;
+    let address = |at: usize| Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]);
+    let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    (address(26), address(30), word(34), word(36))
+}
+
+/// Identifier of an echo.
+pub(crate) fn echo_id(frame: &Frame) -> u16 {
+    u16::from_be_bytes([frame.bytes[38], frame.bytes[39]])
+}
