@@ -18,7 +18,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use penstock_packet::DropReason;
 use penstock_packet::build::{Base, Frame};
 use penstock_packet::hash::{flow_hash, queue};
-use penstock_xsk::{BindMode, Port, PortConfig, Umem, UmemConfig};
+use penstock_xsk::{BindMode, Packet, Port, PortConfig, Umem, UmemConfig};
 use socket2::{Domain, Socket, Type};
 
 use super::namespace::Namespace;
@@ -184,15 +184,23 @@ impl Node {
         })
     }
 
-    /// Sends a frame as it is from pod A's interface.
-    fn send_raw_from_a(&self, frame: Vec<u8>) {
+    /// Sends a frame as it is from pod A's interface; the host gets each piece in a buffer of its
+    /// own.
+    fn send_raw_from_a(&self, pieces: Vec<Vec<u8>>) {
         let eth0 = self.pod_a.ifindex("eth0");
         self.pod_a.run(move || {
             let mut umem = Umem::new(UmemConfig::new(64)).unwrap();
             let mut ring = PortConfig::new(eth0, 0);
             ring.mode = BindMode::Copy;
             let mut port = Port::bind(&ring, &umem.handle(), None).unwrap();
-            let packet = umem.packet_from(&frame).unwrap();
+            let mut frames = pieces.iter().map(|piece| {
+                let mut frame = umem.alloc().unwrap();
+                umem.room_mut(&mut frame)[..piece.len()].copy_from_slice(piece);
+                assert!(frame.set_len(piece.len()));
+                frame
+            });
+            let mut packet = Packet::from(frames.next().unwrap());
+            frames.for_each(|frame| packet.push(frame).unwrap());
             port.send(&mut umem, packet).unwrap();
             let deadline = Instant::now() + DEADLINE;
             while umem.audit().sending > 0 {
@@ -345,17 +353,39 @@ fn frames_a_test_run_cannot_make_are_judged_at_the_veth() {
     let mut twice = tagged.clone();
     twice.splice(12..12, tag(6));
     // P07: the kernel takes the outer tag out of the bytes before the hook runs.
-    node.send_raw_from_a(tagged);
+    node.send_raw_from_a(vec![tagged]);
     node.wait(HookKind::Pod, |seen| seen.dropped(DropReason::L2Vlan) == 1);
-    node.send_raw_from_a(twice);
+    node.send_raw_from_a(vec![twice]);
     node.wait(HookKind::Pod, |seen| seen.dropped(DropReason::L2Vlan) == 2);
     // P12: an IPv4 header that is cut; the worker names it.
-    node.send_raw_from_a(whole[..14 + 19].to_vec());
+    node.send_raw_from_a(vec![whole[..14 + 19].to_vec()]);
     node.wait(HookKind::Pod, |seen| seen.to_worker == 1);
-    node.send_raw_from_a(whole[..14].to_vec());
+    node.send_raw_from_a(vec![whole[..14].to_vec()]);
     let counters = node.wait(HookKind::Pod, |seen| seen.to_worker == 2);
     assert_eq!(counters.dropped(DropReason::L2Vlan), 2);
     assert_conserved(&counters);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn headers_that_lie_apart_are_read_all_the_same() {
+    let node = Node::new();
+    let frame = |source| {
+        let base = Base::new(source, OUTSIDE).macs(MAC_A, HOST_A);
+        base.udp(40_000, 7, b"in pieces").bytes
+    };
+    for cut in [14, 20, 34, 36] {
+        let before = node.counters(HookKind::Pod);
+        for source in [POD_A, POD_B] {
+            let mut head = frame(source);
+            let tail = head.split_off(cut);
+            node.send_raw_from_a(vec![head, tail]);
+        }
+        let spoofed = before.dropped(DropReason::SpoofIp) + 1;
+        let after = node.wait(HookKind::Pod, |seen| seen.seen == before.seen + 2);
+        assert_eq!(after.to_worker, before.to_worker + 1, "cut at {cut}");
+        assert_eq!(after.dropped(DropReason::SpoofIp), spoofed, "cut at {cut}");
+    }
 }
 
 #[test]

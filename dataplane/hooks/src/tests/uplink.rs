@@ -200,6 +200,7 @@ fn what_the_worker_names() {
     let frames = [
         // P05, P36, P35 with P33.
         whole.clone().with(0, [2, 9, 9, 9, 9, 9]),
+        udp(NODE).with(0, [2, 9, 9, 9, 9, 9]),
         udp(OUTSIDE),
         spoofed.udp(1, 2, b""),
         // P11, P13, P14, P16.
