@@ -8,9 +8,15 @@
 //!                       └── eth0 node2: pod c
 //! ```
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, with what it was doing"
+)]
+
 use std::time::Duration;
 
-use penstock_lab::traffic::{End, Seen, ping, tcp, udp};
+use penstock_lab::traffic::{EchoReport, End, Seen, ping, tcp, udp};
 use penstock_lab::{Lab, LabConfig, Node, OUTSIDE_ADDRESSES, Pod, Verdict};
 
 const STREAM: Duration = Duration::from_secs(3);
@@ -103,56 +109,16 @@ fn matrix(id: &str, path: Path, mtu: u32) {
         netns: node1.netns(),
         address: node1.primary_address(),
     };
+    let primary = node1.primary_address();
     let cases = [
-        case("pod to pod, one node", of(a), of(b), a.address(), 1, node1),
-        case(
-            "pod to pod, two nodes",
-            of(a),
-            of(&remote),
-            a.address(),
-            2,
-            node1,
-        ),
-        case(
-            "pod to outside",
-            of(a),
-            outside,
-            node1.primary_address(),
-            1,
-            node1,
-        ),
-        case(
-            "second ENI to pod",
-            of(second),
-            of(&remote),
-            second.address(),
-            2,
-            node1,
-        ),
-        case(
-            "pod to second ENI",
-            of(&remote),
-            of(second),
-            remote.address(),
-            2,
-            node1,
-        ),
-        case(
-            "second ENI to outside",
-            of(second),
-            outside,
-            node1.primary_address(),
-            1,
-            node1,
-        ),
-        Case {
-            carrier: Carrier::Kernel,
-            ..case("node to pod", host, of(a), host.address, 0, node1)
-        },
-        Case {
-            carrier: Carrier::Kernel,
-            ..case("pod to node", of(a), host, a.address(), 0, node1)
-        },
+        case("pod to pod, one node", node1, of(a), of(b)),
+        case("pod to pod, two nodes", node1, of(a), of(&remote)).hops(2),
+        case("pod to outside", node1, of(a), outside).seen_as(primary),
+        case("second ENI to pod", node1, of(second), of(&remote)).hops(2),
+        case("pod to second ENI", node1, of(&remote), of(second)).hops(2),
+        case("second ENI to outside", node1, of(second), outside).seen_as(primary),
+        case("node to pod", node1, host, of(a)).by_the_kernel(),
+        case("pod to node", node1, of(a), host).by_the_kernel(),
     ];
     for case in &cases {
         run(case, path, mtu);
@@ -187,16 +153,8 @@ fn external(id: &str, path: Path) {
         address: OUTSIDE_ADDRESSES[0],
     };
     for pod in [&pods[0], pods.last().expect("pods")] {
-        run(
-            &case("outside to pod", outside, of(pod), outside.address, 1, node),
-            path,
-            1500,
-        );
-        run(
-            &case("pod to outside", of(pod), outside, pod.address(), 1, node),
-            path,
-            1500,
-        );
+        run(&case("outside to pod", node, outside, of(pod)), path, 1500);
+        run(&case("pod to outside", node, of(pod), outside), path, 1500);
     }
     let lost = lab
         .fabric()
@@ -255,47 +213,45 @@ fn of(pod: &Pod) -> End<'_> {
     }
 }
 
-fn case<'a>(
-    name: &'a str,
-    client: End<'a>,
-    server: End<'a>,
-    source: std::net::Ipv4Addr,
-    hops: u8,
-    node: &'a Node,
-) -> Case<'a> {
+/// A case whose sender is an address of its own and whose packets cross one node, by workers.
+fn case<'a>(name: &'a str, node: &'a Node, client: End<'a>, server: End<'a>) -> Case<'a> {
     Case {
         name,
         client,
         server,
-        source,
-        hops,
+        source: client.address,
+        hops: 1,
         node,
         carrier: Carrier::Workers,
     }
 }
 
+impl Case<'_> {
+    fn seen_as(self, source: std::net::Ipv4Addr) -> Self {
+        Self { source, ..self }
+    }
+
+    fn hops(self, hops: u8) -> Self {
+        Self { hops, ..self }
+    }
+
+    fn by_the_kernel(self) -> Self {
+        Self {
+            carrier: Carrier::Kernel,
+            hops: 0,
+            ..self
+        }
+    }
+}
+
 fn run(case: &Case<'_>, path: Path, mtu: u32) {
     let before = (path == Path::Workers).then(|| case.node.settled_counters().expect("before"));
-    // The largest payload that fits one packet, and a small one.
+    // A small payload, and the largest that fits one packet.
     for length in [56, mtu as usize - 28] {
         let report = ping(case.client, case.server, ECHOES, length).expect("ping");
-        check(
-            case,
-            "ICMP",
-            report.received,
-            ECHOES,
-            report.at_server,
-            report.at_client,
-        );
+        check_echoes(case, "ICMP", &report);
         let report = udp(case.client, case.server, ECHOES, length).expect("UDP");
-        check(
-            case,
-            "UDP",
-            report.received,
-            ECHOES,
-            report.at_server,
-            report.at_client,
-        );
+        check_echoes(case, "UDP", &report);
     }
     let report = tcp(case.client, case.server, STREAM).expect(case.name);
     assert_eq!(
@@ -304,7 +260,7 @@ fn run(case: &Case<'_>, path: Path, mtu: u32) {
         case.name, report.bytes
     );
     assert!(report.bytes > 0, "{}: nothing received", case.name);
-    check(case, "TCP", 1, 1, report.at_server, report.at_client);
+    check_seen(case, "TCP", report.at_server, report.at_client);
     eprintln!(
         "{path:?} mtu {mtu}: {:<24} {:>8.0} Mbit/s TCP",
         case.name,
@@ -330,16 +286,17 @@ fn run(case: &Case<'_>, path: Path, mtu: u32) {
     }
 }
 
-fn check(
-    case: &Case<'_>,
-    protocol: &str,
-    received: u32,
-    sent: u32,
-    at_server: Option<Seen>,
-    at_client: Option<Seen>,
-) {
+fn check_echoes(case: &Case<'_>, protocol: &str, report: &EchoReport) {
+    assert_eq!(
+        report.received, report.sent,
+        "{}: {protocol} replies",
+        case.name
+    );
+    check_seen(case, protocol, report.at_server, report.at_client);
+}
+
+fn check_seen(case: &Case<'_>, protocol: &str, at_server: Option<Seen>, at_client: Option<Seen>) {
     let Case { name, hops, .. } = case;
-    assert_eq!(received, sent, "{name}: {protocol} replies");
     let at_server = at_server.unwrap_or_else(|| panic!("{name}: {protocol} unseen at the server"));
     assert_eq!(
         *at_server.source.ip(),

@@ -54,13 +54,21 @@ pub(crate) fn run(options: &DemoOptions, output: &mut impl Write) -> Result<Exit
         .map_err(|error| Failure::Lab(format!("cannot catch Ctrl-C: {error}")))?;
 
     let stage = Stage::set(options, &interrupted, output)?;
-    writeln!(output, "\nTraffic: every pod to its neighbour, the other node and the outside.\n")?;
+    writeln!(
+        output,
+        "\nTraffic: every pod to its neighbour, the other node and the outside.\n"
+    )?;
     let animate = std::io::stdout().is_terminal();
     let seconds = Duration::from_secs(options.seconds);
-    let load = load::Load { stage: &stage, interrupted: &interrupted };
+    let load = load::Load {
+        stage: &stage,
+        interrupted: &interrupted,
+    };
     load.run(seconds, |readings| screen::draw(readings, animate, output))?;
     if interrupted.load(Ordering::Relaxed) {
-        return Err(Failure::Lab("interrupted; everything is taken down".to_owned()));
+        return Err(Failure::Lab(
+            "interrupted; everything is taken down".to_owned(),
+        ));
     }
 
     let claims = claims::prove(&stage)?;
@@ -73,9 +81,17 @@ pub(crate) fn run(options: &DemoOptions, output: &mut impl Write) -> Result<Exit
     if options.keep {
         keep(&stage, &interrupted, output)?;
     }
-    let verdict = if all { "Every claim holds." } else { "Not every claim holds." };
+    let verdict = if all {
+        "Every claim holds."
+    } else {
+        "Not every claim holds."
+    };
     writeln!(output, "\n{verdict}")?;
-    Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if all {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
 }
 
 impl Stage {
@@ -90,7 +106,11 @@ impl Stage {
             mtu: options.mtu,
             ..LabConfig::unique("demo")
         };
-        writeln!(output, "A VPC of {} {INSTANCE_TYPE} nodes on this machine ...", config.nodes)?;
+        writeln!(
+            output,
+            "A VPC of {} {INSTANCE_TYPE} nodes on this machine ...",
+            config.nodes
+        )?;
         let lab = Lab::up(config)?;
         let mtu = options.mtu.to_string();
         for node in lab.nodes() {
@@ -152,7 +172,9 @@ fn eni_of(node: &Node, pod: &Pod) -> Result<(String, u32), Failure> {
 
 fn stop_if(interrupted: &AtomicBool) -> Result<(), Failure> {
     if interrupted.load(Ordering::Relaxed) {
-        return Err(Failure::Lab("interrupted; everything is taken down".to_owned()));
+        return Err(Failure::Lab(
+            "interrupted; everything is taken down".to_owned(),
+        ));
     }
     Ok(())
 }
@@ -163,11 +185,19 @@ fn keep(stage: &Stage, interrupted: &AtomicBool, output: &mut impl Write) -> Res
     let run_dir = node.run_dir();
     let run_dir = run_dir.display();
     let pod = &stage.pods[0][0];
-    writeln!(output, "\nIt keeps running. In another terminal, as root, try:\n")?;
+    writeln!(
+        output,
+        "\nIt keeps running. In another terminal, as root, try:\n"
+    )?;
     writeln!(output, "  penstock --run-dir {run_dir} status")?;
     writeln!(output, "  penstock --run-dir {run_dir} get flows")?;
     writeln!(output, "  penstock --run-dir {run_dir} get drops")?;
-    writeln!(output, "  ip netns exec {} ping {}", pod.netns().name(), stage.pods[1][0].address())?;
+    writeln!(
+        output,
+        "  ip netns exec {} ping {}",
+        pod.netns().name(),
+        stage.pods[1][0].address()
+    )?;
     writeln!(output, "\nCtrl-C takes everything down.")?;
     output.flush()?;
     while !interrupted.load(Ordering::Relaxed) {

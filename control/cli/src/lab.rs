@@ -17,6 +17,7 @@ use clap::{Args, Subcommand};
 use penstock_control_api::frame;
 use penstock_lab::LabConfig;
 
+use crate::demo::{self, DemoOptions};
 use crate::failure::Failure;
 use crate::table::{Column, View, number, text};
 
@@ -33,6 +34,8 @@ const DEFAULT_ID: &str = "lab";
 pub(crate) enum LabCommand {
     /// Bring a lab up and leave it running.
     Up(LabShape),
+    /// Show the main job from end to end, each claim proved by a counter.
+    Demo(DemoOptions),
     /// Take a lab down; succeeds when there is none.
     Down(LabId),
     /// Run a command in the network namespace of a node, a pod, `outside` or `fabric`.
@@ -137,6 +140,7 @@ impl LabShape {
 pub(crate) fn run(command: &LabCommand, output: &mut impl Write) -> Result<ExitCode, Failure> {
     match command {
         LabCommand::Up(shape) => up(shape, output)?,
+        LabCommand::Demo(options) => return demo::run(options, output),
         LabCommand::Down(lab) => down(&lab.id, output)?,
         LabCommand::Exec {
             lab,

@@ -6,6 +6,7 @@
 
 mod arguments;
 mod daemons;
+mod demo;
 mod failure;
 mod get;
 mod lab;

@@ -114,7 +114,23 @@ fn perf(rest: &[String]) -> Result<()> {
 fn build(profile: &str) -> Result<()> {
     Step::cargo()
         .args(["build", "--workspace", "--bins", "--profile", profile])
-        .run(&format!("build ({profile})"))
+        .run(&format!("build ({profile})"))?;
+    Step::cargo()
+        .args([
+            "rustc",
+            "--package",
+            "penstock-cni",
+            "--bin",
+            "penstock-cni",
+        ])
+        .args([
+            "--profile",
+            profile,
+            "--",
+            "-C",
+            "target-feature=+crt-static",
+        ])
+        .run("link the shim statically")
 }
 
 /// Removes what a lab left behind that died without cleaning up; a live lab is not touched.

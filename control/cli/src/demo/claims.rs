@@ -25,12 +25,33 @@ const ECHOES: u32 = 10;
 pub(super) fn prove(stage: &Stage) -> Result<Vec<Claim>, Failure> {
     let node = &stage.lab.nodes()[0];
     let (here, there) = (&stage.pods[0], &stage.pods[1]);
-    let outside = End { netns: stage.lab.outside(), address: OUTSIDE_ADDRESSES[0] };
+    let outside = End {
+        netns: stage.lab.outside(),
+        address: OUTSIDE_ADDRESSES[0],
+    };
     let last = &here[here.len() - 1];
     let mut claims = vec![
-        path("Pods of one node talk", node, end(&here[0]), end(&here[1]), here[0].address())?,
-        path("Pods of two nodes talk", node, end(&here[0]), end(&there[0]), here[0].address())?,
-        path("The outside sees the node's address", node, end(&here[0]), outside, node.primary_address())?,
+        path(
+            "Pods of one node talk",
+            node,
+            end(&here[0]),
+            end(&here[1]),
+            here[0].address(),
+        )?,
+        path(
+            "Pods of two nodes talk",
+            node,
+            end(&here[0]),
+            end(&there[0]),
+            here[0].address(),
+        )?,
+        path(
+            "The outside sees the node's address",
+            node,
+            end(&here[0]),
+            outside,
+            node.primary_address(),
+        )?,
         second_eni(stage, node, end(last), end(&there[0]))?,
     ];
     for node in stage.lab.nodes() {
@@ -48,7 +69,8 @@ fn path(
     source: Ipv4Addr,
 ) -> Result<Claim, Failure> {
     let before = node.settled_counters()?;
-    let echoes = ping(client, server, ECHOES, 56)?.received + udp(client, server, ECHOES, 512)?.received;
+    let echoes =
+        ping(client, server, ECHOES, 56)?.received + udp(client, server, ECHOES, 512)?.received;
     let stream = tcp(client, server, STREAM)?;
     let after = node.settled_counters()?;
     let carried = after.worker_rx() - before.worker_rx();
@@ -64,22 +86,41 @@ fn path(
         seen.map_or_else(|| "nobody".to_owned(), |address| address.to_string()),
         translated(&after) - translated(&before),
     );
-    Ok(Claim { title: title.to_owned(), holds, proof })
+    Ok(Claim {
+        title: title.to_owned(),
+        holds,
+        proof,
+    })
 }
 
 /// The source-IP rule: an address of the second ENI leaves by the second ENI.
-fn second_eni(stage: &Stage, node: &Node, client: End<'_>, server: End<'_>) -> Result<Claim, Failure> {
-    let last = stage.pods[0].last().ok_or_else(|| Failure::Lab("no pods".to_owned()))?;
+fn second_eni(
+    stage: &Stage,
+    node: &Node,
+    client: End<'_>,
+    server: End<'_>,
+) -> Result<Claim, Failure> {
+    let last = stage.pods[0]
+        .last()
+        .ok_or_else(|| Failure::Lab("no pods".to_owned()))?;
     let (eni, device) = eni_of(node, last)?;
     let fabric = stage.lab.fabric();
     let before = fabric.counters()?;
-    let claim = path("A pod of the second ENI leaves by it", node, client, server, last.address())?;
+    let claim = path(
+        "A pod of the second ENI leaves by it",
+        node,
+        client,
+        server,
+        last.address(),
+    )?;
     let after = fabric.counters()?;
     let left = after.port(&eni).rx_packets - before.port(&eni).rx_packets;
     let refused = after.verdict(Verdict::SourceCheck);
     Ok(Claim {
         holds: claim.holds && device == 1 && left >= u64::from(2 * ECHOES) && refused == 0,
-        proof: format!("{left} packets left by eth{device} ({eni}); the source check refused {refused}"),
+        proof: format!(
+            "{left} packets left by eth{device} ({eni}); the source check refused {refused}"
+        ),
         ..claim
     })
 }
@@ -91,7 +132,12 @@ fn conserved(node: &Node) -> Result<Claim, Failure> {
         counters.workers.iter().map(value).sum()
     };
     let (rx, tx) = (sum(|worker| worker.rx), sum(|worker| worker.tx));
-    let named: u64 = counters.workers.iter().flat_map(|w| &w.drops).map(|d| d.packets).sum();
+    let named: u64 = counters
+        .workers
+        .iter()
+        .flat_map(|w| &w.drops)
+        .map(|d| d.packets)
+        .sum();
     Ok(Claim {
         title: format!("{}: every packet is accounted for", node.name()),
         holds: counters.violations().is_empty(),
@@ -109,5 +155,8 @@ fn translated(counters: &Counters) -> u64 {
 
 fn rate(stream: &StreamReport) -> String {
     let gigabits = stream.bytes as f64 * 8e-9 / stream.elapsed.as_secs_f64();
-    format!("TCP {gigabits:.1} Gbit/s with {} corrupt bytes", stream.corrupt)
+    format!(
+        "TCP {gigabits:.1} Gbit/s with {} corrupt bytes",
+        stream.corrupt
+    )
 }

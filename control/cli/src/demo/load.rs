@@ -43,13 +43,18 @@ impl Load<'_> {
             while !over() {
                 thread::park_timeout(INTERVAL);
                 let now = self.readings()?;
-                let rows: Vec<Reading> =
-                    now.iter().zip(&last).map(|(now, last)| now.since(last)).collect();
+                let rows: Vec<Reading> = now
+                    .iter()
+                    .zip(&last)
+                    .map(|(now, last)| now.since(last))
+                    .collect();
                 show(&rows)?;
                 last = now;
             }
             senders.into_iter().try_for_each(|sender| {
-                sender.join().unwrap_or_else(|_| Err(Failure::Lab("a sender panicked".to_owned())))
+                sender
+                    .join()
+                    .unwrap_or_else(|_| Err(Failure::Lab("a sender panicked".to_owned())))
             })
         })
     }
@@ -57,7 +62,10 @@ impl Load<'_> {
     /// Same node, other node and outside, by pods of either ENI.
     fn pairs(&self) -> Vec<(End<'_>, End<'_>)> {
         let [first, second] = [&self.stage.pods[0], &self.stage.pods[1]];
-        let outside = End { netns: self.stage.lab.outside(), address: OUTSIDE_ADDRESSES[0] };
+        let outside = End {
+            netns: self.stage.lab.outside(),
+            address: OUTSIDE_ADDRESSES[0],
+        };
         let last = &first[first.len() - 1];
         vec![
             (end(&first[0]), end(&first[1])),
@@ -74,7 +82,10 @@ impl Load<'_> {
 
 /// A pod as an end of a probe.
 pub(super) fn end(pod: &Pod) -> End<'_> {
-    End { netns: pod.netns(), address: pod.address() }
+    End {
+        netns: pod.netns(),
+        address: pod.address(),
+    }
 }
 
 fn send(client: End<'_>, server: End<'_>, over: impl Fn() -> bool) -> Result<(), Failure> {
@@ -101,5 +112,11 @@ fn read(node: &Node) -> Result<Reading, Failure> {
         DataplaneResponse::Status(status) => status.fallback_queues,
         other => return Err(unexpected(format!("{other:?}"))),
     };
-    Ok(Reading::new(node.name(), &counters, pool, enis, fallback_queues))
+    Ok(Reading::new(
+        node.name(),
+        &counters,
+        pool,
+        enis,
+        fallback_queues,
+    ))
 }

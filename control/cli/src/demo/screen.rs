@@ -72,14 +72,24 @@ impl Reading {
     pub(super) fn since(&self, last: &Self) -> Self {
         let seconds = self.at.duration_since(last.at).as_secs_f64();
         let rate = |now: u64, before: u64| ((now - before) as f64 / seconds) as u64;
-        let rates =
-            [rate(self.rx, last.rx), rate(self.tx, last.tx), rate(self.snat, last.snat)];
-        Self { rates: Some(rates), ..self.clone() }
+        let rates = [
+            rate(self.rx, last.rx),
+            rate(self.tx, last.tx),
+            rate(self.snat, last.snat),
+        ];
+        Self {
+            rates: Some(rates),
+            ..self.clone()
+        }
     }
 
     fn cells(&self) -> Vec<String> {
         let [rx, tx, snat] = self.rates.unwrap_or_default();
-        let path = if self.fallback_queues == 0 { "workers" } else { "kernel (fallback)" };
+        let path = if self.fallback_queues == 0 {
+            "workers"
+        } else {
+            "kernel (fallback)"
+        };
         vec![
             self.node.clone(),
             self.pods.to_string(),
