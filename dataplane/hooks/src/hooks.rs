@@ -139,7 +139,13 @@ impl Hooks {
         let object = || format!("pod {} (interface {})", pod.address, pod.ifindex);
         let index = pod.ifindex.to_ne_bytes();
         put(&self.maps.endpoints, &index, &layout::endpoint(pod), object)?;
-        put(&self.maps.pods, &pod.address.octets(), &index, object)?;
+        if let Err(error) = put(&self.maps.pods, &pod.address.octets(), &index, object) {
+            if !self.pods.contains_key(&pod.ifindex) {
+                // Nobody would remove it later; the first failure is the one to report.
+                let _ = self.maps.endpoints.delete(&index);
+            }
+            return Err(error);
+        }
         let before = self.pods.insert(pod.ifindex, *pod);
         match before {
             Some(old) if old.address != pod.address => self.forget_address(&old),

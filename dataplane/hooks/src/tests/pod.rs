@@ -11,7 +11,8 @@ use super::{
     HOST_MAC, IMDS, NODE, OTHER_POD, OUTSIDE, Outcome, POD, POD_MAC, Rig, SERVICE, arp,
     as_fragment, config, from_pod, with_options,
 };
-use crate::{HookConfig, HookKind, ImdsAccess};
+use crate::limits::MAX_PODS;
+use crate::{HookConfig, HookError, HookKind, ImdsAccess};
 
 #[track_caller]
 fn expect(frame: &[u8], outcome: Outcome) {
@@ -337,4 +338,29 @@ fn a_pod_that_changes_its_address_leaves_nothing_behind() {
     rig.expect(HookKind::Trunk, &to(moved.address), Outcome::Pod);
     rig.hooks.remove_pod(heir.ifindex).unwrap();
     rig.expect(HookKind::Trunk, &to(moved.address), Outcome::Kernel);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn full_maps_refuse_and_keep_nothing_of_it() {
+    let mut rig = Rig::new(1);
+    let numbered = |number: u32| crate::PodEntry {
+        ifindex: 1_000 + number,
+        address: Ipv4Addr::from_bits(Ipv4Addr::new(10, 9, 0, 0).to_bits() + number),
+        ..super::pod()
+    };
+    // The rig has two.
+    for number in 2..MAX_PODS {
+        rig.hooks.set_pod(&numbered(number)).unwrap();
+    }
+    let refused = rig.hooks.set_pod(&numbered(MAX_PODS));
+    assert!(matches!(refused, Err(HookError::Map { .. })), "{refused:?}");
+    // An address more on a known interface does not fit either, and its guard stays.
+    let moved = crate::PodEntry {
+        address: Ipv4Addr::new(10, 8, 0, 1),
+        ..numbered(2)
+    };
+    assert!(rig.hooks.set_pod(&moved).is_err());
+    rig.hooks.remove_pod(numbered(2).ifindex).unwrap();
+    rig.hooks.set_pod(&numbered(MAX_PODS)).unwrap();
 }
