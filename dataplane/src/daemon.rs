@@ -20,6 +20,7 @@ use penstock_xsk::stamp::StampArray;
 use penstock_xsk::{Batch, Port, PortConfig, Umem, UmemConfig};
 
 use crate::args::{Args, HugePages};
+use crate::bench::Bench;
 use crate::compile;
 use crate::cpu::{self, CoreList};
 use crate::crew::{COMMANDS, Hand};
@@ -35,7 +36,7 @@ use crate::server::{Listener, Server, Service};
 use crate::stats::{Cells, PortCells, Tally};
 use crate::trunk::{self, Trunk};
 use crate::wake::Wake;
-use crate::worker::{Bench, Worker};
+use crate::worker::Worker;
 
 /// How often interfaces and threads are looked after.
 const ROUND: Duration = Duration::from_millis(100);

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
+use crate::bench::Bench;
 use crate::crew::Command;
 use crate::stats::{Cells, Gauges};
 use crate::wake::Wake;
-use crate::worker::Bench;
 
 /// Where one worker is told things and where it is read.
 #[derive(Debug)]

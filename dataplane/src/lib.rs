@@ -10,6 +10,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`worker`] | the batch loop and what becomes of each packet |
+//! | `bench` | what a worker has at hand, the ways a packet can leave it |
 //! | [`ports`] | a worker's sockets and packet memory |
 //! | [`exchange`], [`handoff`] | packets between workers |
 //! | [`pulse`], [`clock`] | heartbeat, the one clock |
@@ -27,6 +28,7 @@
 //! behind is removed by the next start; every packet is counted once.
 
 pub mod args;
+mod bench;
 pub mod clock;
 pub mod compile;
 pub mod cpu;

@@ -17,12 +17,16 @@ pub const STALE_AFTER: Duration = Duration::from_millis(20);
 /// Least time between two stamps: the word is shared with every CPU that runs a hook.
 const STAMP_EVERY_NS: u64 = 1_000_000;
 
+/// A worker that has not looked for this long finds packets nobody waits for any more.
+const AWAY: Duration = Duration::from_millis(100);
+
 /// One worker's heartbeat.
 #[derive(Debug)]
 pub struct Pulse {
     stamps: Arc<StampArray>,
     index: u32,
     last_ns: u64,
+    away: bool,
 }
 
 impl Pulse {
@@ -33,12 +37,14 @@ impl Pulse {
             stamps,
             index,
             last_ns: 0,
+            away: false,
         }
     }
 
     /// Reads the clock, and stamps when the last stamp is old enough.
     pub fn tick(&mut self) -> Timestamp {
         let now = clock::monotonic_ns();
+        self.away = is_away(self.last_ns, now);
         if now.saturating_sub(self.last_ns) >= STAMP_EVERY_NS {
             self.stamps.store(self.index, now);
             self.last_ns = now;
@@ -46,8 +52,34 @@ impl Pulse {
         Timestamp::from_nanos(now)
     }
 
+    /// Whether the time before the last tick was so long that received packets are stale.
+    #[must_use]
+    pub const fn was_away(&self) -> bool {
+        self.away
+    }
+
     /// Says at once that this worker takes nothing more.
     pub fn stop(&self) {
         self.stamps.store(self.index, 0);
+    }
+}
+
+/// Whether a worker that last stamped at `last_ns` was away; not before its first stamp.
+fn is_away(last_ns: u64, now_ns: u64) -> bool {
+    last_ns > 0 && Duration::from_nanos(now_ns.saturating_sub(last_ns)) > AWAY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn naps_are_no_absence_and_a_stop_is() {
+        let start = 1_000_000_000;
+        assert!(!is_away(0, start), "the first tick");
+        assert!(!is_away(start, start + 5_000_000), "a nap");
+        assert!(!is_away(start, start + 100_000_000));
+        assert!(is_away(start, start + 100_000_001));
+        assert!(!is_away(start, start - 1), "the clock never runs backwards");
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use penstock_xsk::wait;
 
 use crate::args::Idle;
+use crate::bench::Bench;
 use crate::errand::Errands;
-use crate::worker::Bench;
 
 /// How long a worker spins before it sleeps: longer than a gap within a busy flow, shorter than
 /// anybody would notice as load.

@@ -13,20 +13,17 @@
 
 use std::sync::Arc;
 
-use penstock_flow::{
-    Engine, Ingress, OutIf, Rejection, Snapshot, Timestamp, UplinkId, Verdict, forward,
-};
-use penstock_packet::icmp::MAX_ERROR;
-use penstock_packet::{DropReason, frame_length};
+use penstock_flow::{Ingress, OutIf, Snapshot, Timestamp, Verdict, forward};
+use penstock_packet::frame_length;
 use penstock_xsk::{Batch, Packet};
 
+use crate::bench::Bench;
 use crate::errand::Errands;
-use crate::exchange::{Exchange, Origin};
+use crate::exchange::Origin;
 use crate::live::{Live, Numbered};
-use crate::ports::{Ports, TRUNK, Way};
+use crate::ports::{TRUNK, Way};
 use crate::pulse::Pulse;
 use crate::rest::Rest;
-use crate::stats::Tally;
 
 /// Flows looked at per loop for having expired.
 const EXPIRE_BUDGET: usize = 32;
@@ -42,15 +39,6 @@ pub struct Worker {
     pub(crate) bench: Bench,
     pub(crate) errands: Errands,
     pub(crate) rest: Rest,
-}
-
-/// Everything a packet passes on its way.
-#[derive(Debug)]
-pub(crate) struct Bench {
-    pub(crate) ports: Ports,
-    pub(crate) engine: Engine,
-    pub(crate) exchange: Exchange,
-    pub(crate) tally: Tally,
 }
 
 impl Worker {
@@ -76,6 +64,9 @@ impl Worker {
     /// One batch from every socket and lane; says whether there was anything to do.
     fn run_once(&mut self) -> bool {
         let now = self.pulse.tick();
+        if self.pulse.was_away() {
+            self.bench.discard_stale(&mut self.batch);
+        }
         let snapshot = &self.snapshot.snapshot;
         let mut packets = 0;
         for at in 0..self.bench.ports.count() {
@@ -97,15 +88,15 @@ impl Worker {
     }
 }
 
+/// One packet.
 impl Bench {
-    fn receive(&mut self, at: usize, batch: &mut Batch) -> Ingress {
-        self.ports.receive(at, batch, &mut self.tally);
-        self.ports
-            .uplink(at)
-            .map_or(Ingress::Trunk, Ingress::Uplink)
-    }
-
-    fn judge(&mut self, mut packet: Packet, ingress: Ingress, snapshot: &Snapshot, now: Timestamp) {
+    pub(crate) fn judge(
+        &mut self,
+        mut packet: Packet,
+        ingress: Ingress,
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) {
         let length = packet.len();
         let view = penstock_flow::Packet {
             head: self.ports.umem().bytes_mut(packet.head_mut()),
@@ -126,7 +117,7 @@ impl Bench {
         }
     }
 
-    fn forward(&mut self, mut packet: Packet, out: OutIf) {
+    pub(crate) fn forward(&mut self, mut packet: Packet, out: OutIf) {
         let umem = self.ports.umem();
         // RFC 894: what follows the datagram is padding of the link it came by.
         let length = frame_length(umem.bytes(packet.head()));
@@ -137,66 +128,5 @@ impl Bench {
                 .send(TRUNK, packet, Way::Forward, &mut self.tally),
             OutIf::Uplink(uplink) => self.transmit(packet, uplink),
         }
-    }
-
-    /// Sends by an uplink; one with fewer queues than workers is reached through worker 0, which
-    /// has queue 0 of every uplink.
-    fn transmit(&mut self, packet: Packet, uplink: UplinkId) {
-        match self.ports.seat_of(uplink) {
-            Some(at) => self.ports.send(at, packet, Way::Forward, &mut self.tally),
-            None if self.exchange.reaches(0) => self.hand_off(packet, 0, Origin::Send(uplink)),
-            None => self.discard(packet, DropReason::NoUplink),
-        }
-    }
-
-    fn hand_off(&mut self, packet: Packet, worker: usize, origin: Origin) {
-        match self
-            .exchange
-            .send(worker, origin, &packet, self.ports.umem())
-        {
-            Ok(()) => self.tally.totals.handed_off += 1,
-            Err(reason) => self.tally.drop(reason),
-        }
-        self.ports.umem().free_packet(packet);
-    }
-
-    fn take_in(&mut self, snapshot: &Snapshot, now: Timestamp) -> usize {
-        let mut packets = 0;
-        while packets < Batch::CAPACITY {
-            let Some((origin, packet)) = self.exchange.receive(self.ports.umem()) else {
-                break;
-            };
-            packets += 1;
-            self.tally.totals.handed_in += 1;
-            match (packet, origin) {
-                (None, _) => self.tally.drop(DropReason::UmemEmpty),
-                (Some(packet), Origin::Judge(ingress)) => {
-                    self.judge(packet, ingress, snapshot, now);
-                }
-                (Some(packet), Origin::Send(uplink)) => self.transmit(packet, uplink),
-            }
-        }
-        packets
-    }
-
-    /// Tells the sender why, when that is allowed.
-    #[cold]
-    fn answer(&mut self, packet: &Packet, why: &Rejection, snapshot: &Snapshot, now: Timestamp) {
-        let mut answer = [0; MAX_ERROR];
-        let umem = self.ports.umem();
-        let head = umem.bytes(packet.head());
-        let made = self.engine.reject(head, why, snapshot, now, &mut answer);
-        let Some((length, out)) = made else {
-            return;
-        };
-        if let Some(answer) = umem.packet_from(&answer[..length]) {
-            self.tally.totals.originated += 1;
-            self.forward(answer, out);
-        }
-    }
-
-    fn discard(&mut self, packet: Packet, reason: DropReason) {
-        self.tally.drop(reason);
-        self.ports.umem().free_packet(packet);
     }
 }

@@ -169,7 +169,7 @@ fn a_frozen_worker_is_passed_by() {
     let [one, two] = &stage.pods;
     udp_echo(one, (two, POD_2), 10, 64);
     let before = dataplane.settled();
-    dataplane.signal(Signal::SIGSTOP);
+    dataplane.freeze();
     // The first echoes may be lost to the frozen socket; within the stale limit that ends.
     wait_for("the kernel to take over", || answers(one, POD_2));
     assert_eq!(ping(one, POD_2), 63, "the kernel forwards at the same TTL");

@@ -70,6 +70,18 @@ impl Dataplane {
         kill(Pid::from_raw(self.process.id().cast_signed()), signal).unwrap();
     }
 
+    /// Stops every thread of it, and returns when they have stopped.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.process.id());
+        wait_for("all threads to stop", || {
+            std::fs::read_dir(&tasks).unwrap().all(|task| {
+                let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+                stat.rsplit(')').next().unwrap().starts_with(" T")
+            })
+        });
+    }
+
     /// Ends it as a supervisor would, and says whether it left cleanly.
     pub(crate) fn stop(mut self) -> bool {
         self.signal(Signal::SIGTERM);

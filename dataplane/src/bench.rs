@@ -1,0 +1,124 @@
+//! What a worker has at hand, and the ways a packet can leave it. The way through is in `worker`.
+//!
+//! Every way out counts the packet once, whether or not it succeeds.
+
+use penstock_flow::{Engine, Ingress, Rejection, Snapshot, Timestamp, UplinkId};
+use penstock_packet::DropReason;
+use penstock_packet::icmp::MAX_ERROR;
+use penstock_xsk::{Batch, Packet};
+
+use crate::exchange::{Exchange, Origin};
+use crate::ports::{Ports, Way};
+use crate::stats::Tally;
+
+/// Everything a packet passes on its way.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) ports: Ports,
+    pub(crate) engine: Engine,
+    pub(crate) exchange: Exchange,
+    pub(crate) tally: Tally,
+}
+
+impl Bench {
+    /// Receives from socket `at`; says where that is.
+    pub(crate) fn receive(&mut self, at: usize, batch: &mut Batch) -> Ingress {
+        self.ports.receive(at, batch, &mut self.tally);
+        self.ports
+            .uplink(at)
+            .map_or(Ingress::Trunk, Ingress::Uplink)
+    }
+
+    /// Sends by an uplink; one with fewer queues than workers is reached through worker 0, which
+    /// has queue 0 of every uplink.
+    pub(crate) fn transmit(&mut self, packet: Packet, uplink: UplinkId) {
+        match self.ports.seat_of(uplink) {
+            Some(at) => self.ports.send(at, packet, Way::Forward, &mut self.tally),
+            None if self.exchange.reaches(0) => self.hand_off(packet, 0, Origin::Send(uplink)),
+            None => self.discard(packet, DropReason::NoUplink),
+        }
+    }
+
+    /// Copies to another worker; the packet is gone from here either way.
+    pub(crate) fn hand_off(&mut self, packet: Packet, worker: usize, origin: Origin) {
+        match self
+            .exchange
+            .send(worker, origin, &packet, self.ports.umem())
+        {
+            Ok(()) => self.tally.totals.handed_off += 1,
+            Err(reason) => self.tally.drop(reason),
+        }
+        self.ports.umem().free_packet(packet);
+    }
+
+    /// Takes up to a batch of what other workers handed over; says how much it was.
+    pub(crate) fn take_in(&mut self, snapshot: &Snapshot, now: Timestamp) -> usize {
+        let mut packets = 0;
+        while packets < Batch::CAPACITY {
+            let Some((origin, packet)) = self.exchange.receive(self.ports.umem()) else {
+                break;
+            };
+            packets += 1;
+            self.tally.totals.handed_in += 1;
+            match (packet, origin) {
+                (None, _) => self.tally.drop(DropReason::UmemEmpty),
+                (Some(packet), Origin::Judge(ingress)) => {
+                    self.judge(packet, ingress, snapshot, now);
+                }
+                (Some(packet), Origin::Send(uplink)) => self.transmit(packet, uplink),
+            }
+        }
+        packets
+    }
+
+    /// Tells the sender why, when that is allowed.
+    #[cold]
+    pub(crate) fn answer(
+        &mut self,
+        packet: &Packet,
+        why: &Rejection,
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) {
+        let mut answer = [0; MAX_ERROR];
+        let umem = self.ports.umem();
+        let head = umem.bytes(packet.head());
+        let made = self.engine.reject(head, why, snapshot, now, &mut answer);
+        let Some((length, out)) = made else {
+            return;
+        };
+        if let Some(answer) = umem.packet_from(&answer[..length]) {
+            self.tally.totals.originated += 1;
+            self.forward(answer, out);
+        }
+    }
+
+    /// Ends a packet under a name.
+    pub(crate) fn discard(&mut self, packet: Packet, reason: DropReason) {
+        self.tally.drop(reason);
+        self.ports.umem().free_packet(packet);
+    }
+
+    /// Drops what waited while this worker was not running: it is too old to be worth anything.
+    #[cold]
+    pub(crate) fn discard_stale(&mut self, batch: &mut Batch) {
+        for at in 0..self.ports.count() {
+            loop {
+                self.ports.receive(at, batch, &mut self.tally);
+                if batch.is_empty() {
+                    break;
+                }
+                for packet in batch.drain() {
+                    self.discard(packet, DropReason::Stale);
+                }
+            }
+        }
+        while let Some((_, packet)) = self.exchange.receive(self.ports.umem()) {
+            self.tally.totals.handed_in += 1;
+            self.tally.drop(DropReason::Stale);
+            if let Some(packet) = packet {
+                self.ports.umem().free_packet(packet);
+            }
+        }
+    }
+}
