@@ -1,10 +1,10 @@
-//! Compiles the generator and the drop program.
+//! Compiles the BPF programs of generator, baseline and fault tests.
 
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    for name in ["generator", "drop"] {
+    for name in ["generator", "drop", "foreign"] {
         let source = format!("bpf/{name}.bpf.c");
         println!("cargo:rerun-if-changed={source}");
         libbpf_cargo::SkeletonBuilder::new()

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use penstock_dataplane_api::{Request, Response, Status, UplinkMode};
 use penstock_lab::traffic::{End, udp};
 use penstock_lab::{Error, Lab, LabConfig, Node, OUTSIDE_ADDRESSES, Pod};
+use penstock_perf::foreign::Foreign;
 
 const CONVERGES_WITHIN: Duration = Duration::from_secs(5);
 
@@ -34,9 +35,20 @@ fn status(node: &Node) -> Status {
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + CONVERGES_WITHIN;
     while !condition() {
-        assert!(Instant::now() < deadline, "{what} within {CONVERGES_WITHIN:?}");
+        assert!(
+            Instant::now() < deadline,
+            "{what} within {CONVERGES_WITHIN:?}"
+        );
         std::thread::yield_now();
     }
+}
+
+/// What iproute2 says of the XDP program on eth0, its id included.
+fn xdp_program(node: &Node) -> String {
+    let link = node.netns().ip(&["link", "show", "eth0"]).expect("ip");
+    link.lines()
+        .filter(|line| line.contains("xdp id"))
+        .collect()
 }
 
 /// Ten datagrams to the outside, all answered, seen as the node.
@@ -60,7 +72,9 @@ fn pods_attach_and_talk_without_a_dataplane() {
     let lab = lab("nodp");
     let node = &lab.nodes()[0];
     node.start_control(&[]).expect("control");
-    let pod = node.add_pod("f", "early").expect("ADD works without the dataplane");
+    let pod = node
+        .add_pod("f", "early")
+        .expect("ADD works without the dataplane");
     assert!(reaches_outside(&lab, &pod));
 
     node.start_dataplane(&[]).expect("dataplane");
@@ -86,7 +100,11 @@ fn without_control_add_asks_to_come_back_and_del_succeeds() {
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("ADD without control must fail"),
     }
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        started.elapsed()
+    );
     pod.del().expect("DEL succeeds");
 
     node.start_control(&[]).expect("control again");
@@ -125,7 +143,9 @@ fn a_stopped_dataplane_is_passed_by() {
     // The first datagrams may meet hooks that do not know yet; the heartbeat tells them.
     eventually("hooks pass to the kernel", || reaches_outside(&lab, &pod));
     node.signal_dataplane(Signal::SIGCONT);
-    eventually("workers take over again", || status(node).fallback_queues == 0);
+    eventually("workers take over again", || {
+        status(node).fallback_queues == 0
+    });
     assert!(reaches_outside(&lab, &pod));
     node.settled_counters().expect("every packet accounted for");
 }
@@ -135,18 +155,24 @@ fn a_stopped_dataplane_is_passed_by() {
 fn a_foreign_program_on_an_uplink_stays_and_is_named() {
     let lab = lab("xdp");
     let node = &lab.nodes()[0];
-    let foreign = node
+    let _foreign = node
         .netns()
-        .run(|| penstock_perf::drop_at_hook::pass_xdp("eth0"))
+        .run(|| Foreign::attach("eth0"))
         .expect("enter")
         .expect("attach");
+    let theirs = xdp_program(node);
+    assert!(theirs.contains("xdp"), "{theirs}");
     node.start_dataplane(&[]).expect("dataplane");
     node.start_control(&[]).expect("control");
     let pod = node.add_pod("f", "a").expect("ADD works");
 
-    let uplink = status(node).uplinks.into_iter().find(|row| row.ifname == "eth0").expect("eth0");
+    let uplink = status(node)
+        .uplinks
+        .into_iter()
+        .find(|row| row.ifname == "eth0")
+        .expect("eth0");
     assert_eq!(uplink.mode, UplinkMode::Kernel);
     assert!(uplink.problem.contains("eth0"), "{}", uplink.problem);
-    assert!(foreign.is_attached().expect("query"), "nothing of others is detached");
+    assert_eq!(xdp_program(node), theirs, "nothing of others is detached");
     assert!(reaches_outside(&lab, &pod), "the kernel path carries it");
 }

@@ -1,10 +1,5 @@
 //! Two hundred and fifty pods on one node, and what the last one costs beside the first.
 
-#![expect(
-    clippy::expect_used,
-    reason = "a test fails by panicking, with what it was doing"
-)]
-
 use std::time::Duration;
 
 use penstock_lab::traffic::{End, udp};
