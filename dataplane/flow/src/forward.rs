@@ -4,12 +4,12 @@
 use penstock_packet::rewrite::set_destination_mac;
 use penstock_packet::{DropReason, Fragment, Ip4, L4, Parsed, icmp, parse};
 
-use crate::classify::{self, Class, classify};
-use crate::decide::{self, hops, may_install, may_translate};
-use crate::entry::{Flow, Hop};
+use crate::classify::{self, classify};
+use crate::entry::Hop;
 use crate::key::{Direction, FlowKey, Zone};
+use crate::miss::{decide_flow, without_flow};
 use crate::table::FlowId;
-use crate::{Engine, Ingress, OutIf, Packet, Rejection, Snapshot, Timestamp, Verdict, icmp_error};
+use crate::{Engine, Ingress, OutIf, Packet, Rejection, Snapshot, Timestamp, Verdict};
 
 /// Decides and rewrites one packet.
 pub fn forward(
@@ -26,12 +26,6 @@ pub fn forward(
         set_destination_mac(packet.head, snapshot.trunk_mac);
     }
     verdict
-}
-
-impl From<DropReason> for Verdict {
-    fn from(reason: DropReason) -> Self {
-        Self::Drop(reason)
-    }
 }
 
 /// The steps; every way out but the last is an `Err`.
@@ -91,52 +85,10 @@ fn screen(snapshot: &Snapshot, packet: &Packet<'_>, ip: &Ip4) -> Result<(), Verd
         }
     }
     if ip.fragment != Fragment::None || ip.has_options() {
-        classify(snapshot, ip, source_mac(packet), packet.ingress)?;
+        classify(snapshot, ip, packet.source_mac(), packet.ingress)?;
         return Err(Verdict::ToKernel);
     }
     Ok(())
-}
-
-/// A miss: what this packet is, and the flow it starts; `false` when it leaves none behind.
-#[cold]
-fn decide_flow(
-    engine: &mut Engine,
-    snapshot: &Snapshot,
-    packet: &Packet<'_>,
-    (ip, key): (&Ip4, FlowKey),
-    now: Timestamp,
-) -> Result<(Flow, Direction, bool), Verdict> {
-    let class = classify(snapshot, ip, source_mac(packet), packet.ingress)?;
-    if let Class::ToSnatRange = class {
-        return Err(DropReason::NatNosession.into());
-    }
-    let translated = matches!(
-        class,
-        Class::Leaving {
-            translated: true,
-            ..
-        }
-    );
-    if translated {
-        may_translate(ip)?;
-    }
-    let hops = hops(&class).ok_or(Verdict::ToKernel)?;
-    let direction = hops.2;
-    let flow = decide::untranslated(ip, key, &class, hops, (snapshot.epoch, now));
-    fits(&flow.way(direction).hop, ip, packet.ingress)?;
-    let Some(snat) = snapshot.snat.as_ref().filter(|_| translated) else {
-        return Ok((flow, direction, may_install(ip)));
-    };
-    let port = engine.lease(snat, key).ok_or(Verdict::Reject(Rejection {
-        reason: DropReason::NatNoPort,
-        error: icmp::Error::Prohibited,
-        ingress: packet.ingress,
-    }))?;
-    let outside = penstock_packet::rewrite::End {
-        address: snat.address,
-        port,
-    };
-    Ok((decide::translate(flow, outside), direction, true))
 }
 
 /// A packet of a known flow: state, counts, rewrite.
@@ -191,49 +143,4 @@ pub(crate) fn fits(hop: &Hop, ip: &Ip4, ingress: Ingress) -> Result<(), Verdict>
     } else {
         Err(Verdict::ToKernel)
     }
-}
-
-/// What has no flow of its own: ICMP errors, other ICMP messages, malformed L4 headers.
-#[cold]
-fn without_flow(
-    engine: &mut Engine,
-    snapshot: &Snapshot,
-    packet: &mut Packet<'_>,
-    ip: &Ip4,
-) -> Result<OutIf, Verdict> {
-    let class = classify(snapshot, ip, source_mac(packet), packet.ingress)?;
-    if let L4::IcmpError(kind) = ip.l4 {
-        return icmp_error::forward(engine, snapshot, packet, ip, (kind, class));
-    }
-    if let Class::Leaving {
-        translated: true, ..
-    } = class
-    {
-        may_translate(ip)?;
-    }
-    send_along(packet, ip, &class)
-}
-
-/// Forwards untranslated by the rules alone.
-pub(crate) fn send_along(
-    packet: &mut Packet<'_>,
-    ip: &Ip4,
-    class: &Class<'_>,
-) -> Result<OutIf, Verdict> {
-    let (egress, ingress, direction) = hops(class).ok_or(Verdict::ToKernel)?;
-    let hop = match direction {
-        Direction::Egress => egress,
-        Direction::Ingress => ingress,
-    };
-    fits(&hop, ip, packet.ingress)?;
-    hop.rewrite.apply(packet.head, ip);
-    Ok(hop.out)
-}
-
-fn source_mac(packet: &Packet<'_>) -> [u8; 6] {
-    packet
-        .head
-        .get(6..12)
-        .and_then(|mac| mac.first_chunk().copied())
-        .unwrap_or_default()
 }

@@ -7,8 +7,9 @@ use penstock_packet::icmp::{ErrorKind, Quote, QuotedL4, quote};
 use penstock_packet::{DropReason, Ip4};
 
 use crate::classify::Class;
-use crate::forward::{fits, send_along};
+use crate::forward::fits;
 use crate::key::{FlowKey, Zone};
+use crate::miss::send_along;
 use crate::{Engine, Ingress, OutIf, Packet, Snapshot, Verdict};
 
 /// Forwards one ICMP error of class `class`.

@@ -14,6 +14,7 @@ mod entry;
 mod forward;
 mod icmp_error;
 pub mod key;
+mod miss;
 pub mod ports;
 mod reject;
 mod seeded;

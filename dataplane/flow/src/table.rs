@@ -48,6 +48,8 @@ pub(crate) struct FlowTable {
     buckets: Box<[Bucket]>,
     places: Box<[Place]>,
     free: Option<u32>,
+    /// Places from here on were never taken: nothing to see for those who look at all flows.
+    untouched: usize,
     seed: Seed,
 }
 
@@ -84,6 +86,7 @@ impl FlowTable {
             .into(),
             places,
             free: Some(0),
+            untouched: 0,
             seed,
         }
     }
@@ -167,6 +170,7 @@ impl FlowTable {
                 self.free = next;
             }
             *place = Place::Taken(flow);
+            self.untouched = self.untouched.max(number as usize + 1);
         }
         Ok(id)
     }
@@ -185,10 +189,13 @@ impl FlowTable {
 
     /// Every flow, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Flow> {
-        self.places.iter().filter_map(|place| match place {
-            Place::Taken(flow) => Some(flow),
-            Place::Free { .. } => None,
-        })
+        self.places
+            .iter()
+            .take(self.untouched)
+            .filter_map(|place| match place {
+                Place::Taken(flow) => Some(flow),
+                Place::Free { .. } => None,
+            })
     }
 
     /// Puts a reference into the emptier of the key's buckets.

@@ -35,6 +35,14 @@ pub struct Packet<'a> {
     pub ingress: Ingress,
 }
 
+impl Packet<'_> {
+    /// MAC the packet was sent with; zero when there is none to read.
+    pub(crate) fn source_mac(&self) -> [u8; 6] {
+        let rest = self.head.get(6..).unwrap_or_default();
+        rest.first_chunk().copied().unwrap_or_default()
+    }
+}
+
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -60,4 +68,10 @@ pub struct Rejection {
     pub error: icmp::Error,
     /// Where the packet came from, and where an answer would go.
     pub ingress: Ingress,
+}
+
+impl From<DropReason> for Verdict {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
 }

@@ -78,8 +78,6 @@ drop_reasons! {
     NatNosession = "nat_nosession", "A packet to the SNAT range, or an ICMP error, matches no session (P58, N11).";
     NatNoPort = "nat_no_port", "No SNAT port is free towards this remote endpoint; answered with ICMP 3/13.";
     FlowTableFull = "flow_table_full", "A new flow found no room in its worker's table.";
-    PodQuota = "pod_quota", "A new flow would put its pod over the limit of flows.";
-    NoNeighbor = "no_neighbor", "The next hop's MAC is not known and the kernel may not take over.";
     NoUplink = "no_uplink", "The uplink the packet must leave by is not in the snapshot or not bound.";
     Ip6Disabled = "ip6_disabled", "A pod sent IPv6, which the dataplane does not carry yet.";
     RxToobig = "rx_toobig", "A packet is longer than a worker can hold or the trunk can carry (P30, P54).";
