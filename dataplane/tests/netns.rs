@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use nix::sys::signal::Signal;
 use penstock_dataplane_api::{Counters, Request, Response, UplinkMode};
 use support::daemon::{Dataplane, attach_foreign_xdp, command};
-use support::traffic::{answers, expires_at, ping, tcp_echo, udp_echo};
+use support::traffic::{answers, expires_at, ping, tcp_echo, udp_echo, udp_flood};
 use support::{NODE, OUTSIDE, POD_1, POD_2, Plan, Stage, UPLINK, host_side, wait_for};
 
 fn stage(tag: &'static str, queues: u32, mtu: u32) -> Stage {
@@ -183,6 +183,48 @@ fn a_frozen_worker_is_passed_by() {
         udp_echo(one, (two, POD_2), 1, 64);
         worker_rx(&dataplane.counters()) >= before + 2
     });
+}
+
+/// What the hooks gave to the workers is what the sockets received, but for what the kernel says
+/// it dropped in between.
+fn nothing_is_lost_in_between(counters: &Counters) {
+    for (hooks, interface) in [("trunk-rx", "trunk1"), ("uplink", UPLINK)] {
+        let hook = counters
+            .hooks
+            .iter()
+            .find(|hook| hook.hook == hooks)
+            .unwrap();
+        let ports = counters
+            .ports
+            .iter()
+            .filter(|port| port.ifname == interface);
+        let (received, dropped) = ports.fold((0, 0), |(received, dropped), port| {
+            let lost = port.kernel_rx_dropped + port.kernel_rx_ring_full;
+            (received + port.rx_packets, dropped + lost)
+        });
+        assert_eq!(
+            hook.to_worker,
+            received + dropped,
+            "{interface}: {counters:?}"
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn a_flood_is_accounted_for() {
+    let stage = stage("flood", 2, 1_500);
+    let dataplane = Dataplane::start(&stage, 2);
+    dataplane.publish(&stage.snapshot(1));
+    let [one, two] = &stage.pods;
+    for _ in 0..4 {
+        udp_flood(one, OUTSIDE, 10_000);
+        udp_flood(two, POD_1, 10_000);
+    }
+    let counters = dataplane.settled();
+    assert!(worker_rx(&counters) > 10_000, "{counters:?}");
+    nothing_is_lost_in_between(&counters);
+    udp_echo(one, (&stage.out, OUTSIDE), 10, 64);
 }
 
 #[test]

@@ -49,6 +49,17 @@ pub(crate) fn udp_echo(
     echo.join().unwrap()
 }
 
+/// Sends `count` datagrams as fast as the socket takes them to somebody who does not listen.
+pub(crate) fn udp_flood(client: &Namespace, to: Ipv4Addr, count: usize) {
+    client.run(move || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        for _ in 0..count {
+            // Not connected, so the answers "port unreachable" do not end the flood.
+            let _ = socket.send_to(&[0; 64], (to, 9));
+        }
+    });
+}
+
 /// Sends `bytes` bytes by TCP to a server that returns them; returns the address the server saw.
 pub(crate) fn tcp_echo(
     client: &Namespace,
