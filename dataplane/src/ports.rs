@@ -129,7 +129,7 @@ impl Ports {
         seat.toobig_counted = toobig;
     }
 
-    /// Queues a packet on socket `at`; the kernel sees it at the next [`Ports::flush`].
+    /// Queues a packet on socket `at`; the kernel sees it at the next [`Ports::turn`].
     pub fn send(&mut self, at: usize, packet: Packet, way: Way, tally: &mut Tally) {
         let seat = &mut self.seats[at];
         let length = packet.len() as u64;
