@@ -200,7 +200,12 @@ impl Ec2 for Aws {
         Box::pin(async {
             let mut enis = Vec::new();
             for line in self.metadata("network/interfaces/macs/").await?.lines() {
-                enis.push(self.observe_one(line.trim().trim_end_matches('/')).await?);
+                let mac = line.trim().trim_end_matches('/');
+                match self.observe_one(mac).await {
+                    Ok(eni) => enis.push(eni),
+                    // An ENI that comes or goes, or has no IPv4, must not hide the others.
+                    Err(error) => tracing::warn!(%error, mac, "an ENI is left out"),
+                }
             }
             Ok(enis)
         })

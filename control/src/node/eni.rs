@@ -98,6 +98,20 @@ impl Node {
             .map_err(|cause| NodeError::netlink(format!("add {address} to {}", link.name), cause))
     }
 
+    /// The node's IPv4 addresses outside 127.0.0.0/8, in order.
+    ///
+    /// # Errors
+    /// When the kernel refuses the listing.
+    pub async fn local_addresses(&self) -> Result<Vec<Ipv4Addr>, NodeError> {
+        let all: Result<Vec<_>, _> = self.netlink.address().get().execute().try_collect().await;
+        let all = all.map_err(|cause| NodeError::netlink("list addresses", cause))?;
+        let mut addresses: Vec<Ipv4Addr> = all.iter().filter_map(local_address).collect();
+        addresses.retain(|address| !address.is_loopback());
+        addresses.sort_unstable();
+        addresses.dedup();
+        Ok(addresses)
+    }
+
     async fn addresses_of(&self, link: &Link) -> Result<Vec<AddressMessage>, NodeError> {
         let get = self
             .netlink

@@ -1,0 +1,299 @@
+//! The agent: everything the parts share, and what others may ask about it.
+//!
+//! Attaching and detaching pods is in [`crate::attach`] and [`crate::detach`], keeping addresses in stock in
+//! [`crate::provision`]. No lock is held while waiting for anything outside.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use penstock_control_api::{AttachmentKey, Failure, Request, Response, Status};
+use penstock_dataplane_api::SnatMode;
+use tokio::sync::{Notify, OwnedMutexGuard};
+
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::ec2::{Ec2, Instance};
+use crate::ipam::plan;
+use crate::journal::Journal;
+use crate::node::Node;
+use crate::policy::{self, Policy, PolicyError};
+use crate::publish::Publisher;
+use crate::state::State;
+
+/// Longest wait for the dataplane before a pod goes on without it.
+pub const DATAPLANE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the agent is made of.
+pub struct Agent {
+    /// Settings.
+    pub config: Config,
+    /// Who we are.
+    pub instance: Instance,
+    /// The cloud.
+    pub ec2: Arc<dyn Ec2>,
+    /// The kernel.
+    pub node: Node,
+    pub(crate) state: Arc<Mutex<State>>,
+    pub(crate) journal: Journal,
+    pub(crate) publisher: Publisher,
+    /// Wakes the pool loop.
+    pub(crate) pool_kick: Notify,
+    /// Tells waiting ADDs that the pool changed.
+    pub(crate) pool_changed: Notify,
+    /// ADDs that wait for an address.
+    pub(crate) waiting: AtomicU32,
+    /// The policy in force.
+    pub(crate) policy: tokio::sync::Mutex<Option<Policy>>,
+    turns: Turns,
+    started: Instant,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent")
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What [`Agent::start`] needs besides the state.
+#[derive(Debug, Clone, Copy)]
+pub struct Places<'a> {
+    /// Holds both daemons' sockets.
+    pub run_dir: &'a Path,
+    /// Holds the checkpoint.
+    pub state_dir: &'a Path,
+}
+
+impl Agent {
+    /// Puts the parts together and starts the writer and the publisher; must be called inside a tokio runtime.
+    #[must_use]
+    pub fn start(
+        config: Config,
+        cloud: (Arc<dyn Ec2>, Instance),
+        node: Node,
+        state: State,
+        places: Places<'_>,
+    ) -> Arc<Self> {
+        let (ec2, instance) = cloud;
+        let state = Arc::new(Mutex::new(state));
+        let boot_id = crate::clock::boot_id().unwrap_or_default();
+        let shared = Arc::clone(&state);
+        let journal = Journal::start(places.state_dir.to_owned(), move || {
+            locked(&shared).checkpoint(&boot_id, Timestamp::now())
+        });
+        let shared = Arc::clone(&state);
+        let told = config.clone();
+        let name = config
+            .node_name
+            .clone()
+            .unwrap_or_else(|| instance.id.clone());
+        let socket = places.run_dir.join(penstock_dataplane_api::SOCKET_NAME);
+        let publisher = Publisher::start(socket, move || {
+            locked(&shared).snapshot(&told, &name, Timestamp::now())
+        });
+        Arc::new(Self {
+            config,
+            instance,
+            ec2,
+            node,
+            state,
+            journal,
+            publisher,
+            pool_kick: Notify::new(),
+            pool_changed: Notify::new(),
+            waiting: AtomicU32::new(0),
+            policy: tokio::sync::Mutex::new(None),
+            turns: Turns::default(),
+            started: Instant::now(),
+        })
+    }
+
+    /// Serves one request; failures of the request are an answer.
+    pub async fn answer(&self, request: Request) -> Response {
+        let result = match request {
+            Request::Add {
+                key,
+                pod,
+                netns,
+                veth_prefix,
+            } => {
+                let added = self.add(key, pod, netns, &veth_prefix).await;
+                added.map(Response::Attachment)
+            }
+            Request::Confirm {
+                key,
+                host_ifindex,
+                host_mac,
+                pod_mac,
+            } => {
+                let link = crate::ipam::PodLink {
+                    ifindex: host_ifindex,
+                    host_mac,
+                    pod_mac: Some(pod_mac),
+                };
+                self.confirm(&key, link).await.map(|()| Response::Done)
+            }
+            Request::Del { key } => {
+                self.del(&key).await;
+                Ok(Response::Done)
+            }
+            Request::Check { key } => self.check(&key).await.map(Response::Attachment),
+            Request::Status => Ok(Response::Status(Box::new(self.status()))),
+            Request::Pods => Ok(Response::Pods(self.lock().pod_rows())),
+            Request::Enis => Ok(Response::Enis(self.lock().eni_rows(Timestamp::now()))),
+        };
+        result.unwrap_or_else(Response::Error)
+    }
+
+    /// Health and readiness.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let progress = self.publisher.progress();
+        let state = self.lock();
+        let capacity = plan::capacity(self.config.targets, state.limits, state.unmanaged);
+        let pool = state.pool.report(Timestamp::now(), capacity);
+        let trouble = state.trouble.as_ref().map(|trouble| trouble.text.clone());
+        let refused = Some(progress.problem).filter(|problem| !problem.is_empty());
+        let problems: Vec<String> = trouble.into_iter().chain(refused).collect();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            instance_id: self.instance.id.clone(),
+            instance_type: self.instance.instance_type.clone(),
+            ready: true,
+            problem: problems.join("; "),
+            generation: progress.generation,
+            dataplane_generation: progress.confirmed,
+            pool,
+        }
+    }
+
+    /// Brings the kernel's policy up to date with the ENIs and VPC ranges; no work when nothing changed.
+    ///
+    /// # Errors
+    /// When `nft` refuses; the previous policy then stays.
+    pub async fn refresh_policy(&self) -> Result<(), PolicyError> {
+        let Some(wanted) = self.wanted_policy() else {
+            return Ok(());
+        };
+        let mut in_force = self.policy.lock().await;
+        if in_force.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        policy::apply(&wanted).await?;
+        tracing::info!(uplinks = ?wanted.uplinks, direct = ?wanted.direct, "kernel policy in force");
+        *in_force = Some(wanted);
+        Ok(())
+    }
+
+    fn wanted_policy(&self) -> Option<Policy> {
+        let state = self.lock();
+        let primary = state.primary()?;
+        let mut uplinks: Vec<String> = state.enis.values().map(|eni| eni.ifname.clone()).collect();
+        uplinks.sort_unstable();
+        let exclusions = &self.config.snat_exclusions;
+        Some(Policy {
+            veth_prefix: self.config.veth_prefix.clone(),
+            primary: primary.ifname.clone(),
+            uplinks,
+            direct: state.vpc_cidrs.iter().chain(exclusions).copied().collect(),
+            address: primary.address,
+            snat: match self.config.snat_mode {
+                SnatMode::Node => Some(self.config.port_choice),
+                SnatMode::External => None,
+            },
+            dataplane_ports: self.config.snat_ports,
+            imds: self.config.imds,
+        })
+    }
+
+    /// The state. Never keep the guard across an await.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        locked(&self.state)
+    }
+
+    /// One request at a time for one attachment.
+    pub(crate) async fn turn(&self, key: &AttachmentKey) -> Turn<'_> {
+        self.turns.take(key).await
+    }
+
+    /// An ADD waits for an address until the guard is dropped.
+    pub(crate) fn wait_for_address(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting {
+            count: &self.waiting,
+        }
+    }
+}
+
+/// The state is plain data and each change is whole, so a panic elsewhere leaves it usable.
+fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// See [`Agent::wait_for_address`].
+pub(crate) struct Waiting<'a> {
+    count: &'a AtomicU32,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Locks by attachment; an entry lives as long as somebody holds or awaits it.
+#[derive(Default)]
+struct Turns {
+    queues: Mutex<HashMap<AttachmentKey, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// The right to work on one attachment.
+pub(crate) struct Turn<'a> {
+    turns: &'a Turns,
+    key: AttachmentKey,
+    guard: Option<OwnedMutexGuard<()>>,
+}
+
+impl Turns {
+    async fn take(&self, key: &AttachmentKey) -> Turn<'_> {
+        let queue = Arc::clone(self.lock().entry(key.clone()).or_default());
+        Turn {
+            turns: self,
+            key: key.clone(),
+            guard: Some(queue.lock_owned().await),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<AttachmentKey, Arc<tokio::sync::Mutex<()>>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut queues = self.turns.lock();
+        self.guard = None;
+        // The map's own reference is the last one when nobody awaits this attachment.
+        if queues
+            .get(&self.key)
+            .is_some_and(|queue| Arc::strong_count(queue) == 1)
+        {
+            queues.remove(&self.key);
+        }
+    }
+}
+
+/// A failure with its cause.
+pub(crate) fn failure(code: u32, message: &str, details: impl Into<String>) -> Failure {
+    Failure {
+        code,
+        message: message.to_owned(),
+        details: details.into(),
+    }
+}

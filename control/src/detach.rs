@@ -1,0 +1,192 @@
+//! Detaching a pod, checking one, and clearing away what nobody detached.
+//!
+//! DEL always succeeds: what cannot be removed now is logged, and the address is taken back all the same once the pod's
+//! interface is gone. Order: the dataplane forgets the pod, then the kernel, then the interface goes, then the address
+//! rests, then all of it is recorded.
+
+use std::time::Duration;
+
+use penstock_control_api::{Attachment, AttachmentKey, Failure, code};
+
+use crate::agent::{Agent, DATAPLANE_PATIENCE, failure};
+use crate::attach::{answer, kernel_failure};
+use crate::clock::Timestamp;
+use crate::ipam::Record;
+use crate::node::NodeError;
+use crate::restore::is_recovered;
+use crate::state::State;
+
+/// A reservation nobody confirms is taken back after this long.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// How long a late ADD for a deleted attachment is refused.
+pub const TOMBSTONE: Duration = Duration::from_secs(600);
+
+/// More than any node sees in ten minutes; the oldest go first.
+const MAX_TOMBSTONES: usize = 10_000;
+
+impl Agent {
+    /// Takes a pod down; nothing to do is success.
+    pub(crate) async fn del(&self, key: &AttachmentKey) {
+        let _turn = self.turn(key).await;
+        self.bury(key);
+        self.detach(key).await;
+    }
+
+    fn bury(&self, key: &AttachmentKey) {
+        let mut state = self.lock();
+        if state.tombstones.len() >= MAX_TOMBSTONES
+            && let Some(oldest) = state.tombstones.iter().min_by_key(|(_, at)| **at)
+        {
+            let oldest = oldest.0.clone();
+            state.tombstones.remove(&oldest);
+        }
+        state.tombstones.insert(key.clone(), Timestamp::now());
+    }
+
+    /// The work of DEL, for a caller that has the attachment's turn.
+    async fn detach(&self, key: &AttachmentKey) {
+        let Some(record) = self.withdraw(key) else {
+            return;
+        };
+        if !record.superseded {
+            self.take_down(&record).await;
+        }
+        {
+            let mut state = self.lock();
+            state.records.remove(key);
+            state.pool.release(key, Timestamp::now());
+        }
+        self.pool_kick.notify_one();
+        // A failure is logged by the writer, which tries again; DEL does not fail for it.
+        let _ = self.journal.persist().await;
+        tracing::info!(
+            pod = %format_args!("{}/{}", record.pod.namespace, record.pod.name),
+            address = %record.address, sandbox = %record.key.container_id, "pod detached"
+        );
+    }
+
+    /// The record as it was; from now on no snapshot contains it.
+    fn withdraw(&self, key: &AttachmentKey) -> Option<Record> {
+        let mut state = self.lock();
+        let record = state.records.get_mut(key)?;
+        let before = record.clone();
+        record.link = None;
+        Some(before)
+    }
+
+    /// Removes a pod's path and interface after the dataplane has forgotten it; `record` is as it was before.
+    pub(crate) async fn take_down(&self, record: &Record) {
+        let ticket = self.publisher.changed();
+        self.publisher.settled(ticket, DATAPLANE_PATIENCE).await;
+        if let Some(path) = State::path_of(record)
+            && let Err(error) = self.node.remove_pod(&path).await
+        {
+            tracing::warn!(%error, address = %record.address, "a pod's path was not removed");
+        }
+        if let Err(error) = self.delete_interface(record).await {
+            tracing::warn!(%error, ifname = %record.host_ifname, "a pod's interface was not removed");
+        }
+    }
+
+    /// Deletes the interface if it is still this attachment's: a newer sandbox may have taken its name.
+    async fn delete_interface(&self, record: &Record) -> Result<(), NodeError> {
+        let Some(found) = self.node.link_by_name(&record.host_ifname).await? else {
+            return Ok(());
+        };
+        let ours = match record.link {
+            Some(link) => found.index == link.ifindex && found.mac == Some(link.host_mac),
+            None => !self.name_is_taken(record),
+        };
+        if ours {
+            self.node.delete_link(found.index).await
+        } else {
+            Ok(())
+        }
+    }
+
+    fn name_is_taken(&self, record: &Record) -> bool {
+        let state = self.lock();
+        let mut others = state.records.values();
+        others.any(|other| {
+            other.key != record.key && other.host_ifname == record.host_ifname && !other.superseded
+        })
+    }
+
+    /// Whether a pod's path is as it should be.
+    ///
+    /// # Errors
+    /// A [`Failure`] that names what is missing.
+    pub(crate) async fn check(&self, key: &AttachmentKey) -> Result<Attachment, Failure> {
+        let record = self.lock().records.get(key).cloned();
+        let Some(record) = record else {
+            let details = "the agent has no record of it; the runtime must ADD";
+            return Err(failure(
+                code::UNKNOWN_CONTAINER,
+                "unknown attachment",
+                details,
+            ));
+        };
+        let Some(path) = State::path_of(&record).filter(|_| record.is_live()) else {
+            let details = "it was reserved but never confirmed, or a newer sandbox replaced it";
+            return Err(failure(
+                code::MISMATCH,
+                "the attachment is not live",
+                details,
+            ));
+        };
+        let problems = self
+            .node
+            .check_pod(&path)
+            .await
+            .map_err(|error| kernel_failure(&error))?;
+        match problems.is_empty() {
+            true => Ok(answer(&record)),
+            false => {
+                let message = "the pod's network differs from what it should be";
+                Err(failure(code::MISMATCH, message, problems.join("; ")))
+            }
+        }
+    }
+
+    /// Takes back reservations nobody confirmed, forgets old tombstones, and lets go of recovered pods whose interface
+    /// has gone. To be called about once a second.
+    pub async fn sweep(&self) {
+        let now = Timestamp::now();
+        let (expired, recovered) = {
+            let mut state = self.lock();
+            state.tombstones.retain(|_, at| now.since(*at) < TOMBSTONE);
+            let unconfirmed = |record: &&Record| {
+                record.link.is_none()
+                    && !record.superseded
+                    && now.since(record.reserved_at) >= LEASE
+            };
+            let expired: Vec<AttachmentKey> = state
+                .records
+                .values()
+                .filter(unconfirmed)
+                .map(|r| r.key.clone())
+                .collect();
+            let recovered = state.records.values().filter(|r| is_recovered(&r.key));
+            (expired, recovered.cloned().collect::<Vec<_>>())
+        };
+        for key in expired {
+            tracing::warn!(sandbox = %key.container_id, "reservation not confirmed in time, taken back");
+            let _turn = self.turn(&key).await;
+            if self
+                .lock()
+                .records
+                .get(&key)
+                .is_some_and(|record| record.link.is_none())
+            {
+                self.detach(&key).await;
+            }
+        }
+        for record in recovered {
+            if matches!(self.node.link_by_name(&record.host_ifname).await, Ok(None)) {
+                let _turn = self.turn(&record.key).await;
+                self.detach(&record.key).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `penstock-control`: the node agent's process.
+//!
+//! Reads flags and environment, boots, serves until SIGTERM or SIGINT. On the way out it removes its socket and nothing
+//! else: pods, routes, rules and the dataplane keep working without it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use penstock_control::agent::Agent;
+use penstock_control::boot::{Setup, boot};
+use penstock_control::config::{Config, EXIT_BAD_CONFIG, Environment};
+use penstock_control::ec2::aws::{Aws, Endpoints};
+use penstock_control::provision::keep_in_stock;
+use penstock_control::server::Server;
+use penstock_control::watch::watch_kernel;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// The Penstock node agent: addresses, ENIs, routes and rules for pods.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Directory of the daemons' sockets.
+    #[arg(long, value_name = "DIR", default_value = "/run/penstock")]
+    run_dir: PathBuf,
+    /// Directory of what must survive a restart.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/penstock")]
+    state_dir: PathBuf,
+    /// How to write the log, on stderr; RUST_LOG chooses how much.
+    #[arg(long, value_enum, default_value_t = LogFormat::Json)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Text,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_log(arguments.log_format);
+    let config = match Config::read(&Environment) {
+        Ok(config) => config,
+        Err(bad) => {
+            for problem in &bad.problems {
+                tracing::error!(problem, "bad setting");
+            }
+            return ExitCode::from(EXIT_BAD_CONFIG);
+        }
+    };
+    for warning in &config.warnings {
+        tracing::warn!(warning, "a setting is not honoured");
+    }
+    let setup = Setup {
+        run_dir: arguments.run_dir,
+        state_dir: arguments.state_dir,
+        config,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(run(setup)),
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the agent cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(setup: Setup) -> Result<(), Box<dyn std::error::Error>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let serving = async {
+        // The socket is taken first, so that two agents never work on one node, and served last.
+        let server = Server::bind(&setup.run_dir)?;
+        let endpoints = Endpoints {
+            ec2: setup.config.ec2_endpoint.clone(),
+            imds: None,
+        };
+        let ec2 = Arc::new(Aws::connect(&endpoints).await?);
+        let agent = boot(&setup, ec2).await?;
+        tokio::spawn(keep_in_stock(Arc::clone(&agent)));
+        tokio::spawn(watch_kernel(Arc::clone(&agent)));
+        tokio::spawn(sweep(Arc::clone(&agent)));
+        tracing::info!(run_dir = %setup.run_dir.display(), "ready");
+        server.run(&agent).await;
+        Ok::<(), Box<dyn std::error::Error>>(())
+    };
+    tokio::select! {
+        outcome = serving => outcome,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
+}
+
+async fn sweep(agent: Arc<Agent>) {
+    loop {
+        agent.sweep().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,netlink_packet_route=error"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => log.json().init(),
+        LogFormat::Text => log.with_ansi(false).init(),
+    }
+}

@@ -1,0 +1,285 @@
+//! What the agent knows, in one place under one lock that is never held across a wait.
+//!
+//! Also what others are told of it: the dataplane's snapshot, the operator's rows.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use penstock_control_api::{AttachmentKey, EniRow, PodRow};
+use penstock_dataplane_api::{Endpoint, MacAddr, Node, Snapshot, Snat, Uplink};
+
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::ipam::Record;
+use crate::ipam::checkpoint::{Checkpoint, Cooling, Tombstone};
+use crate::ipam::plan::Limits;
+use crate::ipam::pool::Pool;
+use crate::node::{PodPath, table_of};
+
+/// One ENI as kernel and cloud together show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeEni {
+    /// `eni-…`
+    pub eni_id: String,
+    /// Kernel's name.
+    pub ifname: String,
+    /// Kernel's index.
+    pub ifindex: u32,
+    /// Hardware address.
+    pub mac: MacAddr,
+    /// Bytes of IP packet.
+    pub mtu: u32,
+    /// 0 is the primary.
+    pub device_number: u32,
+    /// Its own address.
+    pub address: Ipv4Addr,
+    /// Range of its subnet.
+    pub subnet: Ipv4Net,
+    /// EC2's name of the subnet; empty when EC2 could not be asked.
+    pub subnet_id: String,
+    /// Security groups.
+    pub groups: Vec<String>,
+    /// Hardware address of the subnet's router, once resolved.
+    pub gateway_mac: Option<MacAddr>,
+    /// Being given back: the dataplane no longer hears of it.
+    pub leaving: bool,
+}
+
+impl NodeEni {
+    /// The subnet's router: base address + 1.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.subnet.network()).wrapping_add(1))
+    }
+}
+
+/// Why the pool does not grow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// One line for people.
+    pub text: String,
+    /// Whether waiting alone may help.
+    pub passing: bool,
+}
+
+/// Everything that changes.
+#[derive(Debug)]
+pub struct State {
+    /// Addresses.
+    pub pool: Pool,
+    /// Attachments.
+    pub records: HashMap<AttachmentKey, Record>,
+    /// Attachments deleted lately.
+    pub tombstones: HashMap<AttachmentKey, Timestamp>,
+    /// ENIs in use, by EC2's name.
+    pub enis: BTreeMap<String, NodeEni>,
+    /// ENIs on the instance that are not ours to use.
+    pub unmanaged: u32,
+    /// What the instance type allows.
+    pub limits: Limits,
+    /// Ranges of the VPC.
+    pub vpc_cidrs: Vec<Ipv4Net>,
+    /// The node's own addresses, whoever configured them.
+    pub local_addresses: Vec<Ipv4Addr>,
+    /// Why the pool does not grow, if it should.
+    pub trouble: Option<Trouble>,
+    /// Generation of the last snapshot built.
+    pub generation: u64,
+}
+
+impl State {
+    /// Knows nothing yet.
+    #[must_use]
+    pub fn new(pool: Pool, limits: Limits) -> Self {
+        Self {
+            pool,
+            records: HashMap::new(),
+            tombstones: HashMap::new(),
+            enis: BTreeMap::new(),
+            unmanaged: 0,
+            limits,
+            vpc_cidrs: Vec::new(),
+            local_addresses: Vec::new(),
+            trouble: None,
+            generation: 0,
+        }
+    }
+
+    /// The primary ENI; absent only before the first look at the node.
+    #[must_use]
+    pub fn primary(&self) -> Option<&NodeEni> {
+        self.enis.values().find(|eni| eni.device_number == 0)
+    }
+
+    /// What the kernel must know of a confirmed attachment.
+    #[must_use]
+    pub fn path_of(record: &Record) -> Option<PodPath> {
+        let link = record.link?;
+        Some(PodPath {
+            address: record.address,
+            ifindex: link.ifindex,
+            ifname: record.host_ifname.clone(),
+            pod_mac: link.pod_mac,
+            table: table_of(record.device_number),
+        })
+    }
+
+    /// What must survive a restart.
+    #[must_use]
+    pub fn checkpoint(&self, boot_id: &str, now: Timestamp) -> Checkpoint {
+        let mut attachments: Vec<Record> = self.records.values().cloned().collect();
+        attachments.sort_by(|a, b| a.key.cmp(&b.key));
+        let cooling = self.pool.cooling(now).into_iter();
+        let tombstones = self.tombstones.iter();
+        Checkpoint {
+            boot_id: boot_id.to_owned(),
+            attachments,
+            cooling: cooling
+                .map(|(address, since)| Cooling { address, since })
+                .collect(),
+            tombstones: tombstones
+                .map(|(key, at)| Tombstone {
+                    key: key.clone(),
+                    at: *at,
+                })
+                .collect(),
+        }
+    }
+
+    /// The node as the dataplane must see it; `None` before the primary ENI is known. Each one has a higher
+    /// generation than the one before, also over restarts within a boot.
+    pub fn snapshot(&mut self, config: &Config, name: &str, now: Timestamp) -> Option<Snapshot> {
+        let primary_address = self.primary()?.address;
+        self.generation = now.0.max(self.generation + 1);
+        Some(Snapshot {
+            generation: self.generation,
+            node: Node {
+                name: name.to_owned(),
+                primary_address,
+            },
+            vpc_cidrs: self.vpc_cidrs.clone(),
+            kernel_cidrs: self.kernel_cidrs(config),
+            snat: Snat {
+                mode: config.snat_mode,
+                exclude_cidrs: config.snat_exclusions.clone(),
+                address: primary_address,
+                ports: config.snat_ports,
+                port_choice: config.port_choice,
+            },
+            imds: config.imds,
+            uplinks: self.uplinks(),
+            endpoints: self.endpoints(),
+        })
+    }
+
+    fn kernel_cidrs(&self, config: &Config) -> Vec<Ipv4Net> {
+        let own = self.enis.values().map(|eni| eni.address);
+        let hosts = own
+            .chain(self.local_addresses.iter().copied())
+            .map(Ipv4Net::from);
+        let link_local = Ipv4Net::new(Ipv4Addr::new(169, 254, 0, 0), 16);
+        let mut all: Vec<Ipv4Net> = hosts
+            .chain(config.service_cidrs.iter().copied())
+            .chain(link_local)
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    fn uplinks(&self) -> Vec<Uplink> {
+        let mut enis: Vec<&NodeEni> = self.enis.values().filter(|eni| !eni.leaving).collect();
+        enis.sort_by_key(|eni| eni.device_number);
+        let uplink = |eni: &NodeEni| Uplink {
+            eni_id: eni.eni_id.clone(),
+            ifname: eni.ifname.clone(),
+            ifindex: eni.ifindex,
+            mac: eni.mac,
+            mtu: eni.mtu,
+            primary: eni.device_number == 0,
+            address: eni.address,
+            gateway: eni.gateway(),
+            gateway_mac: eni.gateway_mac,
+        };
+        enis.into_iter().map(uplink).collect()
+    }
+
+    /// Pods whose hardware address is unknown, or whose ENI is gone, are left to the kernel.
+    fn endpoints(&self) -> Vec<Endpoint> {
+        let mut endpoints: Vec<Endpoint> = self
+            .records
+            .values()
+            .filter(|record| {
+                self.enis
+                    .get(&record.eni_id)
+                    .is_some_and(|eni| !eni.leaving)
+            })
+            .filter_map(|record| {
+                let link = record.link.filter(|_| record.is_live())?;
+                Some(Endpoint {
+                    address: record.address,
+                    eni_id: record.eni_id.clone(),
+                    ifname: record.host_ifname.clone(),
+                    ifindex: link.ifindex,
+                    host_mac: link.host_mac,
+                    pod_mac: link.pod_mac?,
+                    mtu: record.mtu,
+                    namespace: record.pod.namespace.clone(),
+                    pod: record.pod.name.clone(),
+                    container_id: record.key.container_id.clone(),
+                })
+            })
+            .collect();
+        endpoints.sort_by_key(|endpoint| endpoint.address);
+        endpoints
+    }
+
+    /// Pods for the operator, by namespace and name.
+    #[must_use]
+    pub fn pod_rows(&self) -> Vec<PodRow> {
+        let row = |record: &Record| PodRow {
+            namespace: record.pod.namespace.clone(),
+            pod: record.pod.name.clone(),
+            address: record.address,
+            eni_id: record.eni_id.clone(),
+            device_number: record.device_number,
+            host_ifname: record.host_ifname.clone(),
+            network: record.key.network.clone(),
+            container_id: record.key.container_id.clone(),
+            ifname: record.key.ifname.clone(),
+            confirmed: record.is_live(),
+        };
+        let mut rows: Vec<PodRow> = self.records.values().map(row).collect();
+        rows.sort_by(|a, b| {
+            (&a.namespace, &a.pod, a.address).cmp(&(&b.namespace, &b.pod, b.address))
+        });
+        rows
+    }
+
+    /// ENIs for the operator, by device number.
+    #[must_use]
+    pub fn eni_rows(&self, now: Timestamp) -> Vec<EniRow> {
+        let views = self.pool.views(now);
+        let mut rows: Vec<EniRow> = self
+            .enis
+            .values()
+            .map(|eni| {
+                let view = views.iter().find(|view| view.eni_id == eni.eni_id);
+                EniRow {
+                    eni_id: eni.eni_id.clone(),
+                    ifname: eni.ifname.clone(),
+                    device_number: eni.device_number,
+                    address: eni.address,
+                    subnet_id: eni.subnet_id.clone(),
+                    table: table_of(eni.device_number),
+                    addresses: view.map_or(0, super::ipam::plan::EniView::total),
+                    assigned: view.map_or(0, |view| view.assigned),
+                    mtu: eni.mtu,
+                }
+            })
+            .collect();
+        rows.sort_by_key(|row| row.device_number);
+        rows
+    }
+}
