@@ -43,6 +43,8 @@ pub struct Agent {
     pub(crate) pool_kick: Notify,
     /// Tells waiting ADDs that the pool changed.
     pub(crate) pool_changed: Notify,
+    /// Wakes the watch on the kernel: a new ENI's router is to be resolved.
+    pub(crate) eni_added: Notify,
     /// ADDs that wait for an address.
     pub(crate) waiting: AtomicU32,
     /// The policy in force.
@@ -105,6 +107,7 @@ impl Agent {
             publisher,
             pool_kick: Notify::new(),
             pool_changed: Notify::new(),
+            eni_added: Notify::new(),
             waiting: AtomicU32::new(0),
             policy: tokio::sync::Mutex::new(None),
             turns: Turns::default(),

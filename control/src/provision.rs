@@ -305,9 +305,8 @@ impl Stock {
     async fn put_to_use(&self, found: &Found) -> Result<(), ProvisionError> {
         let agent = &self.agent;
         let eni = discover::plug(&agent.node, &agent.config, found).await?;
-        // A neighbour entry is needed before the first packet; nobody waits for it here.
-        let _ = agent.node.probe_neighbor(eni.ifindex, eni.gateway()).await;
         discover::enter(&mut agent.lock(), eni, found, Timestamp::now());
+        agent.eni_added.notify_one();
         agent
             .refresh_policy()
             .await

@@ -175,8 +175,9 @@ impl State {
 
     fn kernel_cidrs(&self, config: &Config) -> Vec<Ipv4Net> {
         let own = self.enis.values().map(|eni| eni.address);
+        let others = self.local_addresses.iter().copied();
         let hosts = own
-            .chain(self.local_addresses.iter().copied())
+            .chain(others.filter(|address| !address.is_link_local()))
             .map(Ipv4Net::from);
         let link_local = Ipv4Net::new(Ipv4Addr::new(169, 254, 0, 0), 16);
         let mut all: Vec<Ipv4Net> = hosts

@@ -26,7 +26,10 @@ pub async fn watch_kernel(agent: Arc<Agent>) {
                 true
             }
         };
-        sleep(if complete { CALM } else { EAGER }).await;
+        tokio::select! {
+            () = agent.eni_added.notified() => {}
+            () = sleep(if complete { CALM } else { EAGER }) => {}
+        }
     }
 }
 
