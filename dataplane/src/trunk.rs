@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 
 use penstock_netlink::{Link, LinkChange, Netlink, VethEnd, VethSpec};
 use penstock_xsk::EthtoolError;
@@ -19,6 +20,9 @@ pub const WORKER_SIDE: &str = "trunk1";
 
 /// Bytes of IP packet: the largest a VPC carries.
 const MTU: u32 = 9_001;
+
+/// Address of `trunk0`: link-local (RFC 3927), next to the pods' gateway, spoken to by nobody.
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
 
 /// Offloads of `trunk0` that would let unfinished packets through. Scatter-gather stays on:
 /// without it every jumbo packet is copied into one high-order allocation.
@@ -93,7 +97,11 @@ impl Trunk {
         for feature in UNFINISHED {
             ethtool::set_feature(KERNEL_SIDE, feature, false)?;
         }
-        // Loose: packets the workers punt come back by trunk0 with pods' source addresses.
+        // Loose: packets the workers punt come back by trunk0 with pods' source addresses. The
+        // kernel's loose check refuses every packet of an interface without an address
+        // (net/ipv4/fib_frontend.c, __fib_validate_source), hence one that nothing else uses.
+        self.netlink
+            .add_link_address(self.kernel_side.index, ADDRESS.into())?;
         sysctl(&format!("net/ipv4/conf/{KERNEL_SIDE}/rp_filter"), "2")?;
         for name in [KERNEL_SIDE, WORKER_SIDE] {
             no_ipv6(name)?;

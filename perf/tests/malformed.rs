@@ -62,6 +62,12 @@ fn bad_frames_get_their_named_drop() {
         .expect("control");
     let pod = node.add_pod("bad", "a").expect("ADD");
     let other = node.add_pod("bad", "b").expect("ADD");
+    // Somebody listens, so that what is forwarded is not answered by port unreachable.
+    let _sink = lab
+        .outside()
+        .run(|| std::net::UdpSocket::bind((OUTSIDE, 9)))
+        .expect("enter")
+        .expect("bind");
 
     let from_pod = from_pod(node, &pod, &other);
     for case in &from_pod {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::Ipv4Net;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::error::{Result, What};
@@ -26,12 +26,27 @@ impl Netlink {
     /// [`crate::Error::is_exists`] when it has it; [`crate::Error::is_not_found`] when there is no
     /// such link; otherwise what the kernel reports.
     pub fn add_address(&mut self, index: u32, net: Ipv4Net) -> Result<()> {
+        self.add_scoped(index, net, AddressScope::Universe)
+    }
+
+    /// Gives a link an address that is valid on this link only (scope link): the kernel never picks
+    /// it as the source of what leaves by another one.
+    ///
+    /// # Errors
+    /// As [`Netlink::add_address`].
+    pub fn add_link_address(&mut self, index: u32, net: Ipv4Net) -> Result<()> {
+        self.add_scoped(index, net, AddressScope::Link)
+    }
+
+    fn add_scoped(&mut self, index: u32, net: Ipv4Net, scope: AddressScope) -> Result<()> {
         let object = format!("{net} of link {index}");
         let what = What {
             op: "add address",
             object: &object,
         };
-        let message = RouteNetlinkMessage::NewAddress(message(index, net));
+        let mut message = message(index, net);
+        message.header.scope = scope;
+        let message = RouteNetlinkMessage::NewAddress(message);
         self.change(what, message, NLM_F_CREATE | NLM_F_EXCL)
     }
 
