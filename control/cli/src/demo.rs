@@ -58,13 +58,13 @@ pub(crate) fn run(options: &DemoOptions, output: &mut impl Write) -> Result<Exit
         output,
         "\nTraffic: every pod to its neighbour, the other node and the outside.\n"
     )?;
-    let animate = std::io::stdout().is_terminal();
+    let mut screen = screen::Screen::new(std::io::stdout().is_terminal());
     let seconds = Duration::from_secs(options.seconds);
     let load = load::Load {
         stage: &stage,
         interrupted: &interrupted,
     };
-    load.run(seconds, |readings| screen::draw(readings, animate, output))?;
+    load.run(seconds, |readings| screen.draw(readings, output))?;
     if interrupted.load(Ordering::Relaxed) {
         return Err(Failure::Lab(
             "interrupted; everything is taken down".to_owned(),
@@ -75,7 +75,12 @@ pub(crate) fn run(options: &DemoOptions, output: &mut impl Write) -> Result<Exit
     writeln!(output, "\nWhat was shown, and what proves it:\n")?;
     for claim in &claims {
         let mark = if claim.holds { "ok  " } else { "FAIL" };
-        writeln!(output, "  {mark}  {:<46} {}", claim.title, claim.proof)?;
+        writeln!(
+            output,
+            "  {mark}  {}
+        {}",
+            claim.title, claim.proof
+        )?;
     }
     let all = claims.iter().all(|claim| claim.holds);
     if options.keep {

@@ -68,6 +68,12 @@ const NEEDS: &[Need] = &[
         reason: "used by tests to check the kernel's view",
     },
     Need {
+        proof: Proof::Command("ping"),
+        apt: "iputils-ping",
+        dnf: "iputils",
+        reason: "to try a kept demo by hand",
+    },
+    Need {
         proof: Proof::Command("nft"),
         apt: "nftables",
         dnf: "nftables",

@@ -131,22 +131,33 @@ fn conserved(node: &Node) -> Result<Claim, Failure> {
     let sum = |value: fn(&penstock_dataplane_api::WorkerReport) -> u64| -> u64 {
         counters.workers.iter().map(value).sum()
     };
-    let (rx, tx) = (sum(|worker| worker.rx), sum(|worker| worker.tx));
-    let named: u64 = counters
-        .workers
-        .iter()
-        .flat_map(|w| &w.drops)
-        .map(|d| d.packets)
-        .sum();
     Ok(Claim {
         title: format!("{}: every packet is accounted for", node.name()),
         holds: counters.violations().is_empty(),
         proof: format!(
-            "rx {rx} + made {} = tx {tx} + kernel {} + named drops {named}",
+            "workers: rx {} + made {} = tx {} + kernel {} + drops {}; drops by name: {}",
+            sum(|worker| worker.rx),
             sum(|worker| worker.originated),
+            sum(|worker| worker.tx),
             sum(|worker| worker.to_kernel),
+            sum(|worker| worker.drops.iter().map(|drop| drop.packets).sum()),
+            by_name(&counters),
         ),
     })
+}
+
+/// Hooks' and workers' drops together.
+fn by_name(counters: &Counters) -> String {
+    let drops: Vec<String> = counters
+        .drops()
+        .into_iter()
+        .map(|(reason, packets)| format!("{reason} {packets}"))
+        .collect();
+    if drops.is_empty() {
+        "none".to_owned()
+    } else {
+        drops.join(", ")
+    }
 }
 
 fn translated(counters: &Counters) -> u64 {

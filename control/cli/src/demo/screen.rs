@@ -106,17 +106,30 @@ impl Reading {
     }
 }
 
-/// Draws one table; with `animate`, over the one before it.
-pub(super) fn draw(readings: &[Reading], animate: bool, output: &mut impl Write) -> io::Result<()> {
-    let view = View {
-        json: serde_json::Value::Null,
-        columns: COLUMNS,
-        rows: readings.iter().map(Reading::cells).collect(),
-    };
-    view.write(Format::Table, true, output)?;
-    if animate {
-        // Back to the first line (CUU, ECMA-48 8.3.22); the next table covers this one.
-        write!(output, "\x1b[{}A", readings.len() + 1)?;
+/// The place the table is drawn in: over itself on a terminal, line after line elsewhere.
+pub(super) struct Screen {
+    animate: bool,
+    lines: usize,
+}
+
+impl Screen {
+    pub(super) fn new(animate: bool) -> Self {
+        Self { animate, lines: 0 }
     }
-    output.flush()
+
+    /// Draws one table; on a terminal, over the one before it.
+    pub(super) fn draw(&mut self, readings: &[Reading], output: &mut impl Write) -> io::Result<()> {
+        if self.animate && self.lines > 0 {
+            // Up to the first line (CUU), then clear to the end (ED); ECMA-48 8.3.22 and 8.3.39.
+            write!(output, "\x1b[{}A\x1b[J", self.lines)?;
+        }
+        let view = View {
+            json: serde_json::Value::Null,
+            columns: COLUMNS,
+            rows: readings.iter().map(Reading::cells).collect(),
+        };
+        view.write(Format::Table, self.animate || self.lines == 0, output)?;
+        self.lines = readings.len() + 1;
+        output.flush()
+    }
 }
