@@ -75,12 +75,8 @@ pub(crate) fn run(options: &DemoOptions, output: &mut impl Write) -> Result<Exit
     writeln!(output, "\nWhat was shown, and what proves it:\n")?;
     for claim in &claims {
         let mark = if claim.holds { "ok  " } else { "FAIL" };
-        writeln!(
-            output,
-            "  {mark}  {}
-        {}",
-            claim.title, claim.proof
-        )?;
+        writeln!(output, "  {mark}  {}", claim.title)?;
+        writeln!(output, "        {}", claim.proof)?;
     }
     let all = claims.iter().all(|claim| claim.holds);
     if options.keep {

@@ -4,6 +4,7 @@
 //! it does not outlive this value. "Ready" means it answered on its socket, never that time passed.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -49,6 +50,8 @@ impl Daemon {
         let output = append(&log)?;
         let errors = output.try_clone().context(|| "copy a log file")?;
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        // A group of its own: Ctrl-C is for the lab's owner, which ends its daemons in order.
+        command.process_group(0);
         let child = netns.spawn(command)?;
         registry.record_child(child.id())?;
         Ok(Self {

@@ -32,31 +32,47 @@ impl Load<'_> {
         mut show: impl FnMut(&[Reading]) -> std::io::Result<()>,
     ) -> Result<(), Failure> {
         let deadline = Instant::now() + duration;
-        let over = || self.interrupted.load(Ordering::Relaxed) || Instant::now() >= deadline;
+        let failed = AtomicBool::new(false);
+        let over = || {
+            let stopped = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+            stopped(self.interrupted) || stopped(&failed) || Instant::now() >= deadline
+        };
         thread::scope(|scope| {
             let senders: Vec<_> = self
                 .pairs()
                 .into_iter()
                 .map(|(client, server)| scope.spawn(move || send(client, server, over)))
                 .collect();
-            let mut last = self.readings()?;
-            while !over() {
-                thread::park_timeout(INTERVAL);
-                let now = self.readings()?;
-                let rows: Vec<Reading> = now
-                    .iter()
-                    .zip(&last)
-                    .map(|(now, last)| now.since(last))
-                    .collect();
-                show(&rows)?;
-                last = now;
-            }
-            senders.into_iter().try_for_each(|sender| {
+            let shown = self.watch(over, &mut show);
+            failed.store(shown.is_err(), Ordering::Relaxed);
+            let sent = senders.into_iter().try_for_each(|sender| {
                 sender
                     .join()
                     .unwrap_or_else(|_| Err(Failure::Lab("a sender panicked".to_owned())))
-            })
+            });
+            shown.and(sent)
         })
+    }
+
+    /// Reads and shows until it is over.
+    fn watch(
+        &self,
+        over: impl Fn() -> bool,
+        show: &mut impl FnMut(&[Reading]) -> std::io::Result<()>,
+    ) -> Result<(), Failure> {
+        let mut last = self.readings()?;
+        while !over() {
+            thread::park_timeout(INTERVAL);
+            let now = self.readings()?;
+            let rows: Vec<Reading> = now
+                .iter()
+                .zip(&last)
+                .map(|(now, last)| now.since(last))
+                .collect();
+            show(&rows)?;
+            last = now;
+        }
+        Ok(())
     }
 
     /// Same node, other node and outside, by pods of either ENI.
