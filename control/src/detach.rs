@@ -13,7 +13,6 @@ use crate::attach::{answer, kernel_failure};
 use crate::clock::Timestamp;
 use crate::ipam::Record;
 use crate::node::NodeError;
-use crate::restore::is_recovered;
 use crate::state::State;
 
 /// A reservation nobody confirms is taken back after this long.
@@ -149,11 +148,10 @@ impl Agent {
         }
     }
 
-    /// Takes back reservations nobody confirmed, forgets old tombstones, and lets go of recovered pods whose interface
-    /// has gone. To be called about once a second.
+    /// Takes back reservations nobody confirmed and forgets old tombstones. To be called about once a second.
     pub async fn sweep(&self) {
         let now = Timestamp::now();
-        let (expired, recovered) = {
+        let expired: Vec<AttachmentKey> = {
             let mut state = self.lock();
             state.tombstones.retain(|_, at| now.since(*at) < TOMBSTONE);
             let unconfirmed = |record: &&Record| {
@@ -161,17 +159,14 @@ impl Agent {
                     && !record.superseded
                     && now.since(record.reserved_at) >= LEASE
             };
-            let expired: Vec<AttachmentKey> = state
+            state
                 .records
                 .values()
                 .filter(unconfirmed)
-                .map(|r| r.key.clone())
-                .collect();
-            let recovered = state.records.values().filter(|r| is_recovered(&r.key));
-            (expired, recovered.cloned().collect::<Vec<_>>())
+                .map(|record| record.key.clone())
+                .collect()
         };
         for key in expired {
-            tracing::warn!(sandbox = %key.container_id, "reservation not confirmed in time, taken back");
             let _turn = self.turn(&key).await;
             if self
                 .lock()
@@ -179,14 +174,47 @@ impl Agent {
                 .get(&key)
                 .is_some_and(|record| record.link.is_none())
             {
+                tracing::warn!(sandbox = %key.container_id, "reservation not confirmed in time, taken back");
                 self.detach(&key).await;
             }
         }
-        for record in recovered {
-            if matches!(self.node.link_by_name(&record.host_ifname).await, Ok(None)) {
-                let _turn = self.turn(&record.key).await;
+    }
+
+    /// Lets go of pods whose interface has gone without a DEL (the runtime forgot it, or the agent was away). To be
+    /// called rarely: it lists all interfaces.
+    ///
+    /// # Errors
+    /// When the interfaces cannot be listed.
+    pub async fn collect_vanished(&self) -> Result<(), NodeError> {
+        // The records first: an interface made after this look cannot be missed.
+        let live: Vec<Record> = self
+            .lock()
+            .records
+            .values()
+            .filter(|record| record.is_live())
+            .cloned()
+            .collect();
+        let links = self.node.links().await?;
+        let gone = live.into_iter().filter(|record| {
+            !links
+                .iter()
+                .any(|l| record.link.is_some_and(|link| l.index == link.ifindex))
+        });
+        for record in gone {
+            let _turn = self.turn(&record.key).await;
+            if self
+                .lock()
+                .records
+                .get(&record.key)
+                .is_some_and(|now| now.link == record.link)
+            {
+                tracing::warn!(
+                    address = %record.address, ifname = %record.host_ifname,
+                    "a pod's interface is gone without a DEL"
+                );
                 self.detach(&record.key).await;
             }
         }
+        Ok(())
     }
 }

@@ -17,6 +17,7 @@ use penstock_control::provision::keep_in_stock;
 use penstock_control::server::Server;
 use penstock_control::watch::watch_kernel;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 /// The Penstock node agent: addresses, ENIs, routes and rules for pods.
@@ -82,32 +83,40 @@ fn main() -> ExitCode {
 async fn run(setup: Setup) -> Result<(), Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let serving = async {
-        // The socket is taken first, so that two agents never work on one node, and served last.
-        let server = Server::bind(&setup.run_dir)?;
+    // The socket is taken first, so that two agents never work on one node.
+    let server = Server::bind(&setup.run_dir)?;
+    let (ready, agent) = watch::channel(None);
+    let working = async {
         let endpoints = Endpoints {
             ec2: setup.config.ec2_endpoint.clone(),
             imds: None,
         };
         let ec2 = Arc::new(Aws::connect(&endpoints).await?);
         let agent = boot(&setup, ec2).await?;
-        tokio::spawn(keep_in_stock(Arc::clone(&agent)));
+        ready.send_replace(Some(Arc::clone(&agent)));
+        tracing::info!(run_dir = %setup.run_dir.display(), "ready");
         tokio::spawn(watch_kernel(Arc::clone(&agent)));
         tokio::spawn(sweep(Arc::clone(&agent)));
-        tracing::info!(run_dir = %setup.run_dir.display(), "ready");
-        server.run(&agent).await;
+        keep_in_stock(agent).await;
         Ok::<(), Box<dyn std::error::Error>>(())
     };
     tokio::select! {
-        outcome = serving => outcome,
+        outcome = working => outcome,
+        () = server.run(agent) => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
 }
 
+/// Every second what is cheap, every thirtieth what is not.
 async fn sweep(agent: Arc<Agent>) {
-    loop {
+    for second in 0u64.. {
         agent.sweep().await;
+        if second % 30 == 29
+            && let Err(error) = agent.collect_vanished().await
+        {
+            tracing::warn!(%error, "vanished pods not looked for");
+        }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

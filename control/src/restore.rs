@@ -42,12 +42,6 @@ pub struct Restored {
     pub tombstones: HashMap<AttachmentKey, Timestamp>,
 }
 
-/// Whether the record was rebuilt from the kernel and has no key a runtime would use.
-#[must_use]
-pub fn is_recovered(key: &AttachmentKey) -> bool {
-    key.network == RECOVERED
-}
-
 /// Decides from the checkpoint (`None`: absent, bad or of an earlier boot) and the kernel.
 #[must_use]
 pub fn decide(
@@ -283,7 +277,7 @@ mod tests {
             (address(1), "eni21")
         );
         assert_eq!(found.link.unwrap().pod_mac, Some(mac(50)));
-        assert!(is_recovered(&found.key));
+        assert_eq!(found.key.network, RECOVERED);
     }
 
     #[test]

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_control_api::{Failure, MAX_REQUEST_BYTES, Request, Response, SOCKET_NAME, code};
+use penstock_control_api::{
+    Failure, MAX_REQUEST_BYTES, PoolReport, Request, Response, SOCKET_NAME, Status, code,
+};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::agent::Agent;
@@ -21,6 +23,8 @@ use crate::wire;
 const MAX_CONNECTIONS: usize = 64;
 /// Longest silence of a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait of a caller for the agent to start; the shim must answer the runtime within 2 s.
+const START_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// The agent's socket; the file goes when this is dropped.
 #[derive(Debug)]
@@ -50,8 +54,8 @@ impl Server {
         Ok(Self { listener, path })
     }
 
-    /// Serves until the future is dropped.
-    pub async fn run(&self, agent: &Arc<Agent>) {
+    /// Serves until the future is dropped. Until there is an agent, callers are told to try again.
+    pub async fn run(&self, agent: watch::Receiver<Option<Arc<Agent>>>) {
         let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let Ok(seat) = Arc::clone(&seats).acquire_owned().await else {
@@ -59,9 +63,9 @@ impl Server {
             };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let agent = Arc::clone(agent);
+                    let agent = agent.clone();
                     tokio::spawn(async move {
-                        if let Err(error) = converse(stream, &agent).await {
+                        if let Err(error) = converse(stream, agent).await {
                             tracing::debug!(%error, "a peer went away");
                         }
                         drop(seat);
@@ -95,7 +99,10 @@ pub fn make_private_dir(dir: &Path) -> io::Result<()> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
 }
 
-async fn converse(mut stream: UnixStream, agent: &Agent) -> io::Result<()> {
+async fn converse(
+    mut stream: UnixStream,
+    agent: watch::Receiver<Option<Arc<Agent>>>,
+) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
         tracing::warn!(uid = peer, "refused a caller that is not root");
@@ -108,7 +115,7 @@ async fn converse(mut stream: UnixStream, agent: &Agent) -> io::Result<()> {
         );
         let response = match read.await? {
             Ok(None) => return Ok(()),
-            Ok(Some(request)) => agent.answer(request).await,
+            Ok(Some(request)) => answer(agent.clone(), request).await,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 let refusal = Response::Error(refusal(&error));
                 return timeout(PEER_PATIENCE, wire::write(&mut stream, &refusal)).await?;
@@ -116,6 +123,40 @@ async fn converse(mut stream: UnixStream, agent: &Agent) -> io::Result<()> {
             Err(error) => return Err(error),
         };
         timeout(PEER_PATIENCE, wire::write(&mut stream, &response)).await??;
+    }
+}
+
+async fn answer(mut agent: watch::Receiver<Option<Arc<Agent>>>, request: Request) -> Response {
+    if matches!(request, Request::Status) && agent.borrow().is_none() {
+        return Response::Status(Box::new(starting()));
+    }
+    let ready = timeout(START_PATIENCE, agent.wait_for(Option::is_some)).await;
+    let ready = ready
+        .ok()
+        .and_then(Result::ok)
+        .and_then(|agent| agent.clone());
+    match ready {
+        Some(agent) => agent.answer(request).await,
+        None => Response::Error(Failure {
+            code: code::TRY_AGAIN,
+            message: "the agent is starting".to_owned(),
+            details: "it waits for EC2 or the instance metadata service; see its log".to_owned(),
+        }),
+    }
+}
+
+fn starting() -> Status {
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: 0,
+        instance_id: String::new(),
+        instance_type: String::new(),
+        ready: false,
+        problem: "starting: EC2 or the instance metadata service has not answered yet".to_owned(),
+        generation: 0,
+        dataplane_generation: 0,
+        pool: PoolReport::default(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The real SDK against the simulated EC2 and metadata service, over loopback HTTP.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::TcpListener;
 use std::sync::Arc;
 

@@ -1,0 +1,532 @@
+//! The agent's binary on a node of the lab: real kernel, real EC2 client, requests as the shim sends them. No dataplane
+//! runs, so all of it also shows that the agent does not need one.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, with what it was doing"
+)]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use penstock_control_api::{
+    Attachment, AttachmentKey, Failure, MacAddr, PodIdentity, PodRow, Request, Response, Status,
+    code,
+};
+use penstock_lab::{Lab, LabConfig, NetNs, Node};
+
+/// A lab of one node whose agent runs; 3 ENIs with 3 secondary addresses each.
+struct Rig {
+    lab: Lab,
+}
+
+impl Rig {
+    fn start(settings: &[(&str, &str)]) -> Self {
+        let rig = Self::bare();
+        rig.node().start_control(settings).expect("agent");
+        rig
+    }
+
+    fn bare() -> Self {
+        let config = LabConfig {
+            nodes: 1,
+            instance_type: "t3.small".to_owned(),
+            ..LabConfig::unique("ctl")
+        };
+        Self {
+            lab: Lab::up(config).expect("lab"),
+        }
+    }
+
+    fn node(&self) -> &Node {
+        &self.lab.nodes()[0]
+    }
+
+    fn netns(&self) -> &NetNs {
+        self.node().netns()
+    }
+
+    fn call(&self, request: &Request) -> Response {
+        self.node().control_call(request).expect("an answer")
+    }
+
+    fn add(&self, container: &str, pod: &str) -> Result<Attachment, Failure> {
+        let request = Request::Add {
+            key: key(container),
+            pod: PodIdentity {
+                namespace: "t".into(),
+                name: pod.into(),
+                uid: String::new(),
+            },
+            netns: format!("/run/netns/{container}"),
+            veth_prefix: "eni".into(),
+        };
+        match self.call(&request) {
+            Response::Attachment(attachment) => Ok(attachment),
+            Response::Error(failure) => Err(failure),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    fn confirm(&self, container: &str, host: &str) -> Result<(), Failure> {
+        let (host_ifindex, host_mac) = self.link(host);
+        let (_, pod_mac) = self.link(&peer(host));
+        let key = key(container);
+        match self.call(&Request::Confirm {
+            key,
+            host_ifindex,
+            host_mac,
+            pod_mac,
+        }) {
+            Response::Done => Ok(()),
+            Response::Error(failure) => Err(failure),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    /// ADD, a veth pair whose both ends stay on the node, Confirm.
+    fn attach(&self, container: &str, pod: &str) -> Attachment {
+        let attachment = self.add(container, pod).expect("ADD");
+        self.make_veth(&attachment.host_ifname);
+        self.confirm(container, &attachment.host_ifname)
+            .expect("Confirm");
+        attachment
+    }
+
+    fn make_veth(&self, host: &str) {
+        let ip = [
+            "link",
+            "add",
+            host,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            &peer(host),
+        ];
+        self.netns().ip(&ip).expect("veth pair");
+        self.netns()
+            .ip(&["link", "set", &peer(host), "up"])
+            .expect("pod's side up");
+    }
+
+    fn del(&self, container: &str) {
+        assert_eq!(
+            self.call(&Request::Del {
+                key: key(container)
+            }),
+            Response::Done
+        );
+    }
+
+    fn check(&self, container: &str) -> Result<Attachment, Failure> {
+        match self.call(&Request::Check {
+            key: key(container),
+        }) {
+            Response::Attachment(attachment) => Ok(attachment),
+            Response::Error(failure) => Err(failure),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    fn pods(&self) -> Vec<PodRow> {
+        match self.call(&Request::Pods) {
+            Response::Pods(rows) => rows,
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    fn status(&self) -> Status {
+        match self.call(&Request::Status) {
+            Response::Status(status) => *status,
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    /// Index and hardware address by the file system the kernel shows them in.
+    fn link(&self, name: &str) -> (u32, MacAddr) {
+        let line = self
+            .netns()
+            .ip(&["-o", "link", "show", "dev", name])
+            .expect("link");
+        let index = line.split(':').next().unwrap().parse().unwrap();
+        let mac = line
+            .split("link/ether ")
+            .nth(1)
+            .unwrap()
+            .split(' ')
+            .next()
+            .unwrap();
+        (index, mac.parse().unwrap())
+    }
+
+    fn has_link(&self, name: &str) -> bool {
+        self.netns().ip(&["link", "show", "dev", name]).is_ok()
+    }
+
+    /// Lines of `ip rule` and main-table routes that name the address.
+    fn traces(&self, address: Ipv4Addr) -> Vec<String> {
+        let rules = self.netns().ip(&["rule"]).expect("rules");
+        let routes = self.netns().ip(&["route"]).expect("routes");
+        let text = address.to_string();
+        let names = |line: &&str| line.split_whitespace().any(|word| word == text);
+        rules
+            .lines()
+            .chain(routes.lines())
+            .filter(names)
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn eventually(&self, what: &str, patience: u64, done: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(patience);
+        while !done(self) {
+            assert!(Instant::now() < deadline, "not within {patience} s: {what}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn peer(host: &str) -> String {
+    host.replacen("eni", "p", 1)
+}
+
+fn key(container: &str) -> AttachmentKey {
+    AttachmentKey {
+        network: "penstock".into(),
+        container_id: container.into(),
+        ifname: "eth0".into(),
+    }
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn a_pod_lives_from_add_to_del() {
+    let rig = Rig::start(&[]);
+    let pod = rig.attach("c1", "web-0");
+    assert_eq!(
+        rig.add("c1", "web-0").unwrap(),
+        Attachment {
+            confirmed: true,
+            ..pod.clone()
+        }
+    );
+    assert!(rig.check("c1").unwrap().confirmed);
+    let traces = rig.traces(pod.address);
+    assert_eq!(traces.len(), 2, "a rule and a route: {traces:?}");
+    let link = rig
+        .netns()
+        .ip(&["link", "show", "dev", &pod.host_ifname])
+        .unwrap();
+    assert!(link.contains("UP"), "the host side is up: {link}");
+
+    rig.netns()
+        .ip(&["rule", "del", "to", &pod.address.to_string()])
+        .unwrap();
+    let failure = rig.check("c1").unwrap_err();
+    assert_eq!(failure.code, code::MISMATCH);
+    assert!(failure.details.contains("ip rule 512"), "{failure:?}");
+
+    rig.del("c1");
+    assert!(!rig.has_link(&pod.host_ifname));
+    assert!(rig.traces(pod.address).is_empty());
+    assert_eq!(
+        (rig.status().pool.assigned, rig.status().pool.cooling),
+        (0, 1)
+    );
+    rig.del("c1");
+    rig.del("never-there");
+    let late = rig.add("c1", "web-0").unwrap_err();
+    assert_eq!(late.code, code::UNKNOWN_CONTAINER, "{late:?}");
+    assert_eq!(rig.check("c1").unwrap_err().code, code::UNKNOWN_CONTAINER);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn a_new_sandbox_takes_the_name_and_the_old_one_cannot_take_it_back() {
+    let rig = Rig::start(&[]);
+    let old = rig.attach("old", "web-0");
+    let new = rig.add("new", "web-0").unwrap();
+    assert_eq!(new.host_ifname, old.host_ifname);
+    assert_ne!(new.address, old.address);
+    assert!(
+        !rig.has_link(&old.host_ifname),
+        "the name is free for the shim"
+    );
+    assert!(rig.traces(old.address).is_empty());
+    rig.make_veth(&new.host_ifname);
+    rig.confirm("new", &new.host_ifname).unwrap();
+    assert_eq!(
+        rig.confirm("old", &new.host_ifname).unwrap_err().code,
+        code::UNKNOWN_CONTAINER
+    );
+
+    rig.del("old");
+    assert!(
+        rig.has_link(&new.host_ifname),
+        "the late DEL leaves the newer sandbox alone"
+    );
+    assert!(rig.check("new").is_ok());
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn confirm_takes_only_the_interface_the_shim_was_told_to_make() {
+    let rig = Rig::start(&[]);
+    let pod = rig.add("c1", "a").unwrap();
+    rig.make_veth("enidecoy");
+    assert_eq!(
+        rig.confirm("c1", "enidecoy").unwrap_err().code,
+        code::MISMATCH
+    );
+    assert!(rig.traces(pod.address).is_empty());
+    assert_eq!(
+        rig.confirm("c2", "enidecoy").unwrap_err().code,
+        code::UNKNOWN_CONTAINER
+    );
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn a_restart_keeps_pods_repairs_paths_and_lets_go_of_the_dead() {
+    let rig = Rig::start(&[]);
+    let kept = rig.attach("kept", "a");
+    let dead = rig.attach("dead", "b");
+    rig.node().kill_control();
+    rig.netns().ip(&["link", "del", &dead.host_ifname]).unwrap();
+    rig.netns()
+        .ip(&["rule", "del", "to", &kept.address.to_string()])
+        .unwrap();
+    rig.node().start_control(&[]).unwrap();
+
+    let pods = rig.pods();
+    assert_eq!(
+        pods.iter().map(|pod| pod.address).collect::<Vec<_>>(),
+        [kept.address]
+    );
+    assert!(rig.check("kept").is_ok(), "the missing rule is back");
+    assert!(rig.traces(dead.address).is_empty());
+    assert_eq!(rig.status().pool.cooling, 1, "the dead pod's address rests");
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn a_damaged_checkpoint_is_set_aside_and_running_pods_are_found() {
+    let rig = Rig::start(&[("IP_COOLDOWN_PERIOD", "0")]);
+    let pod = rig.attach("c1", "a");
+    rig.node().kill_control();
+    let path = rig.node().state_dir().join("ipam.checkpoint");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    rig.node()
+        .start_control(&[("IP_COOLDOWN_PERIOD", "0")])
+        .unwrap();
+
+    assert_eq!(
+        fs::read(path.with_extension("checkpoint.bad")).unwrap(),
+        bytes
+    );
+    assert_eq!(
+        rig.pods().iter().map(|pod| pod.address).collect::<Vec<_>>(),
+        [pod.address]
+    );
+    assert_eq!(rig.traces(pod.address).len(), 2);
+    for n in 0..8 {
+        let other = rig.add(&format!("x{n}"), &format!("x{n}")).unwrap();
+        assert_ne!(
+            other.address, pod.address,
+            "a running pod's address is not handed out"
+        );
+    }
+    assert!(rig.add("x9", "x9").is_err(), "nine addresses in all");
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn nothing_is_handed_out_that_cannot_be_recorded() {
+    let rig = Rig::start(&[]);
+    let pod = rig.attach("c1", "a");
+    // A directory in the way of the temporary file stands for a full disk, also for root.
+    let obstacle = rig.node().state_dir().join("ipam.checkpoint.new");
+    fs::create_dir(&obstacle).unwrap();
+    let failure = rig.add("c2", "b").unwrap_err();
+    assert_eq!(failure.code, code::TRY_AGAIN, "{failure:?}");
+    assert_eq!(rig.status().pool.assigned, 1, "the reservation is undone");
+    rig.del("c1");
+    assert!(!rig.has_link(&pod.host_ifname), "DEL works all the same");
+    fs::remove_dir(&obstacle).unwrap();
+    assert!(rig.add("c2", "b").is_ok());
+    rig.node().kill_control();
+    rig.node().start_control(&[]).unwrap();
+    assert_eq!(
+        rig.pods().len(),
+        1,
+        "what was done meanwhile was recorded later"
+    );
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn an_exhausted_pool_says_why_and_recovers() {
+    let rig = Rig::start(&[("IP_COOLDOWN_PERIOD", "2")]);
+    let mut addresses = std::collections::BTreeSet::new();
+    for n in 0..9 {
+        addresses.insert(rig.add(&format!("c{n}"), &format!("p{n}")).unwrap().address);
+    }
+    assert_eq!(addresses.len(), 9, "no address twice");
+    let started = Instant::now();
+    let failure = rig.add("c9", "p9").unwrap_err();
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "a hopeless wait is not waited"
+    );
+    assert_eq!(failure.code, code::NO_ADDRESS);
+    assert!(
+        failure
+            .details
+            .contains("9 assigned, 0 cooling, 0 free of at most 9"),
+        "{failure:?}"
+    );
+
+    rig.del("c3");
+    let started = Instant::now();
+    assert!(rig.add("c10", "p10").is_ok(), "waits out the cool-down");
+    assert!(started.elapsed() >= Duration::from_secs(1), "and not less");
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn ec2_faults_reach_only_those_who_need_ec2() {
+    let rig = Rig::start(&[("WARM_ENI_TARGET", "0")]);
+    rig.eventually("a first batch of addresses", 10, |rig| {
+        rig.status().pool.free == 3
+    });
+    let fault = |code: &str| {
+        let error_code = code.to_owned();
+        rig.lab.cloud().inject(ec2_sim::Fault {
+            action: "*".into(),
+            error_code,
+            count: 1000,
+        });
+    };
+    fault("InsufficientFreeAddressesInSubnet");
+    for n in 0..3 {
+        rig.add(&format!("c{n}"), &format!("p{n}"))
+            .expect("the pool serves without EC2");
+    }
+    rig.eventually("the cause is known", 10, |rig| {
+        rig.status().problem.contains("subnet")
+    });
+    let failure = rig.add("c4", "p4").unwrap_err();
+    assert_eq!(failure.code, code::NO_ADDRESS);
+    assert!(
+        failure
+            .details
+            .contains("InsufficientFreeAddressesInSubnet"),
+        "{failure:?}"
+    );
+    rig.del("c0");
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn the_socket_is_private_and_survives_bad_peers() {
+    let rig = Rig::start(&[]);
+    let socket = rig.node().run_dir().join("control.sock");
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&socket), mode(&rig.node().run_dir())), (0o600, 0o700));
+
+    let mut silent: Vec<UnixStream> = (0..40)
+        .map(|_| UnixStream::connect(&socket).unwrap())
+        .collect();
+    for bytes in [
+        &[0xff; 64][..],
+        &[0, 0, 0, 4, b'{', b'{', b'{', b'{'],
+        &[0, 0],
+    ] {
+        let mut peer = UnixStream::connect(&socket).unwrap();
+        peer.write_all(bytes).unwrap();
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut answer = Vec::new();
+        // Whatever comes back, the peer is let go; a reset is as good as an end.
+        let _ = peer.read_to_end(&mut answer);
+    }
+    assert!(rig.status().ready, "others are served meanwhile");
+    silent[0]
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    assert_eq!(
+        silent[0].read(&mut [0; 1]).unwrap(),
+        0,
+        "a silent peer is hung up on"
+    );
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn going_away_leaves_everything_but_the_socket() {
+    let rig = Rig::start(&[("WARM_ENI_TARGET", "0")]);
+    let pod = rig.attach("c1", "a");
+    // Stateless: counters move by themselves.
+    let list = || rig.netns().tool("nft", &["-s", "list", "ruleset"]).unwrap();
+    let rules = list();
+    assert!(rules.contains("table ip penstock"));
+    rig.node().stop_control().unwrap();
+    assert!(!rig.node().run_dir().join("control.sock").exists());
+    assert_eq!(rig.traces(pod.address).len(), 2);
+    assert!(rig.has_link(&pod.host_ifname));
+    assert_eq!(list(), rules);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn bad_settings_end_the_agent_with_every_problem_named() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_penstock-control"))
+        .args(["--run-dir", "/nonexistent", "--log-format", "text"])
+        .env("WARM_ENI_TARGET", "many")
+        .env("AWS_VPC_ENI_MTU", "9002")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        log.contains("WARM_ENI_TARGET") && log.contains("AWS_VPC_ENI_MTU"),
+        "{log}"
+    );
+}
+
+/// Slow: an ENI must be a minute old before it is given back.
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn a_surplus_eni_goes_back_to_ec2() {
+    let rig = Rig::start(&[("WARM_ENI_TARGET", "1"), ("IP_COOLDOWN_PERIOD", "1")]);
+    for n in 0..4 {
+        rig.add(&format!("c{n}"), &format!("p{n}")).unwrap();
+    }
+    rig.eventually("three ENIs", 20, |rig| rig.status().pool.total == 9);
+    assert!(rig.has_link("eth2"));
+    for n in 0..4 {
+        rig.del(&format!("c{n}"));
+    }
+    rig.eventually("one ENI given back", 120, |rig| {
+        rig.status().pool.total == 6
+    });
+    rig.eventually("its interface gone", 10, |rig| !rig.has_link("eth2"));
+    let rules = rig.netns().ip(&["rule"]).unwrap();
+    assert_eq!(rules.matches("32765:").count(), 1, "{rules}");
+    rig.eventually(
+        "a second ENI given back is never the last spare",
+        5,
+        |rig| rig.status().pool.total == 6,
+    );
+}
