@@ -505,6 +505,55 @@ fn bad_settings_end_the_agent_with_every_problem_named() {
     );
 }
 
+/// Slow: the lease is 30 s.
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn a_reservation_nobody_confirms_is_taken_back() {
+    let rig = Rig::start(&[]);
+    let kept = rig.attach("kept", "a");
+    rig.add("lost", "b").unwrap();
+    rig.eventually("the lease ends", 40, |rig| rig.status().pool.assigned == 1);
+    assert_eq!(rig.pods()[0].address, kept.address);
+    let link = rig.add("lost", "b").unwrap().host_ifname;
+    rig.make_veth(&link);
+    rig.confirm("lost", &link)
+        .expect("a rolled back attachment may be added again");
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn the_kernel_is_set_as_documented() {
+    let rig = Rig::start(&[]);
+    rig.add("c1", "a").unwrap();
+    rig.eventually("a second ENI", 20, |rig| rig.has_link("eth1"));
+    rig.eventually("its rule", 5, |rig| {
+        rig.netns()
+            .ip(&["rule"])
+            .is_ok_and(|rules| rules.contains("32765:"))
+    });
+    let read = |key: &str| {
+        rig.netns()
+            .tool("cat", &[&format!("/proc/sys/net/ipv4/{key}")])
+            .unwrap()
+    };
+    assert_eq!(read("ip_forward").trim(), "1");
+    assert_eq!(read("ip_local_reserved_ports").trim(), "11000-29999");
+    assert_eq!(read("conf/eth0/rp_filter").trim(), "2");
+    assert_eq!(read("conf/eth1/rp_filter").trim(), "2");
+    let rules = rig.netns().ip(&["rule"]).unwrap();
+    assert!(
+        rules.contains("1024:\tfrom all fwmark 0x80/0x80 lookup main"),
+        "{rules}"
+    );
+    let table = rig.netns().ip(&["route", "show", "table", "2"]).unwrap();
+    assert!(table.contains("default via 10.0.0.1 dev eth1"), "{table}");
+    let main = rig.netns().ip(&["route"]).unwrap();
+    assert!(
+        !main.contains("dev eth1"),
+        "the subnet is reached by the primary ENI: {main}"
+    );
+}
+
 /// Slow: an ENI must be a minute old before it is given back.
 #[test]
 #[ignore = "needs root and network namespaces"]
