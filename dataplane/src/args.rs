@@ -33,7 +33,7 @@ pub struct Args {
     pub idle: Idle,
 
     /// Frames of 4096 bytes in each worker's UMEM.
-    #[arg(long, env = "PENSTOCK_UMEM_FRAMES", default_value_t = 16_384,
+    #[arg(long, env = "PENSTOCK_UMEM_FRAMES", default_value_t = 24_576,
           value_parser = clap::value_parser!(u32).range(4_096..=1_048_576))]
     pub umem_frames: u32,
 

@@ -18,8 +18,9 @@ use crate::crew::{Command, Hand};
 use crate::ports::NewPort;
 use crate::stats::PortCells;
 
-/// Entries of each ring of an uplink's socket: half the trunk's, since a node has many.
-const RING: u32 = 1_024;
+/// Entries of each ring of an uplink's socket: a quarter of the trunk's, since a node has many
+/// (fifteen ENIs of two queues fit one worker's default UMEM).
+const RING: u32 = 512;
 
 /// What makes an interface another one, for us.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,19 +17,22 @@ const PODS_PER_ENI: u32 = 29;
 /// The node's pods; all their interfaces live in one namespace, since only the node is measured.
 pub struct ReferenceNode {
     pods_netns: NetNs,
-    first: Stream,
+    stream: Stream,
+    host_ifname: String,
 }
 
 impl ReferenceNode {
-    /// Lays `node` out for `pods` pods whose addresses begin at `first_address`.
+    /// Lays `node` out for `pods` pods whose addresses begin at `first_address`. The pod in the
+    /// middle sends: rules are scanned in the order pods came, so its cost is the mean.
     ///
     /// # Errors
     /// When a link, rule or chain is refused.
     pub fn build(node: &Node, pods: u32, first_address: Ipv4Addr) -> Result<Self> {
         let netns = NetNs::create(&format!("{}-refpods", node.netns().name()))?;
         let rows: Vec<ReferencePod> = (0..pods).map(|n| row(n, first_address)).collect();
+        let sender = rows.len() / 2;
         let inside = std::fs::File::open(netns.path())?;
-        let first = node.netns().run(|| -> Result<(u32, [u8; 6])> {
+        let (_, destination_mac) = node.netns().run(|| -> Result<(u32, [u8; 6])> {
             let mut netlink = Netlink::open()?;
             for (index, pod) in rows.iter().enumerate() {
                 add_pair(&mut netlink, pod, index, &inside)?;
@@ -37,10 +40,11 @@ impl ReferenceNode {
             reference::feed("ip", &["-batch", "-"], &reference::rules(&rows))?;
             let chains = reference::iptables("eth0", node.primary_address(), &VPC_CIDR.to_string());
             reference::feed("iptables-restore", &[], &chains)?;
-            let link = netlink.link_by_name(&rows[0].host_ifname)?;
+            let link = netlink.link_by_name(&rows[sender].host_ifname)?;
             Ok((link.index, link.mac.context("veth without an address")?))
         })??;
         node.netns().sysctl("ipv4/ip_forward", "1")?;
+        node.netns().sysctl("ipv4/conf/eth0/rp_filter", "2")?;
         let (ifindex, source_mac) = netns.run(|| -> Result<(u32, [u8; 6])> {
             let mut netlink = Netlink::open()?;
             for index in 0..rows.len() {
@@ -53,19 +57,20 @@ impl ReferenceNode {
                     },
                 )?;
             }
-            let link = netlink.link_by_name(&pod_ifname(0))?;
+            let link = netlink.link_by_name(&pod_ifname(sender))?;
             Ok((link.index, link.mac.context("veth without an address")?))
         })??;
         let stream = Stream {
-            destination_mac: first.1,
+            destination_mac,
             source_mac,
-            source: rows[0].address,
+            source: rows[sender].address,
             ifindex,
             ..Stream::default()
         };
         Ok(Self {
             pods_netns: netns,
-            first: stream,
+            stream,
+            host_ifname: rows[sender].host_ifname.clone(),
         })
     }
 
@@ -75,10 +80,16 @@ impl ReferenceNode {
         &self.pods_netns
     }
 
-    /// A stream from the first pod; destination and ports are the caller's.
+    /// A stream from the sending pod; destination and ports are the caller's.
     #[must_use]
     pub fn stream(&self) -> &Stream {
-        &self.first
+        &self.stream
+    }
+
+    /// Host side of the sending pod's veth pair.
+    #[must_use]
+    pub fn host_ifname(&self) -> &str {
+        &self.host_ifname
     }
 }
 

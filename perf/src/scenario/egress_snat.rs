@@ -83,7 +83,7 @@ impl Rig {
         let pods = (0..count)
             .map(|n| node.add_pod("perf", &format!("p{n}")))
             .collect::<Result<Vec<_>, _>>()?;
-        let stream = stream_from(&pods[0], node)?;
+        let stream = stream_from(&pods[pods.len() / 2], node)?;
         // The upper half of the second subnet: nothing else has these addresses.
         let first_address = std::net::Ipv4Addr::from(u32::from(SUBNETS[1].network()) + 2048);
         let reference = ReferenceNode::build(other, count, first_address)?;
@@ -104,7 +104,12 @@ impl Rig {
         let duration = Duration::from_secs_f64(options.seconds);
         let mut samples = Samples::default();
         for _ in 0..options.repeats {
-            let ours = self.rate(node, self.pods[0].netns(), &self.stream, duration)?;
+            let ours = self.rate(
+                node,
+                self.pods[self.pods.len() / 2].netns(),
+                &self.stream,
+                duration,
+            )?;
             let theirs = self.rate(
                 other,
                 self.reference.netns(),
@@ -148,7 +153,7 @@ impl Rig {
     fn drop_rate(&self, duration: Duration) -> Result<f64> {
         let other = &self.lab.nodes()[1];
         let dropper = other.netns().run(|| -> Result<DropAtHook> {
-            let link = Netlink::open()?.link_by_name("eni00000000000")?;
+            let link = Netlink::open()?.link_by_name(self.reference.host_ifname())?;
             DropAtHook::attach(link.index)
         })??;
         self.reference.netns().run(|| -> Result<f64> {
