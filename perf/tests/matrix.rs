@@ -27,6 +27,7 @@ const FRESH: u8 = 64;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Path {
     Workers,
+    TwoWorkers,
     Kernel,
 }
 
@@ -55,6 +56,12 @@ struct Case<'a> {
 #[ignore = "needs root and network namespaces"]
 fn workers_carry_every_path_at_mtu_1500() {
     matrix("mw15", Path::Workers, 1500);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn two_workers_hand_flows_to_their_owners() {
+    matrix("mw2", Path::TwoWorkers, 1500);
 }
 
 #[test]
@@ -171,8 +178,15 @@ fn start(node: &Node, path: Path, mtu: u32, environment: &[(&str, &str)]) {
     let mtu = mtu.to_string();
     let mut overrides = vec![("AWS_VPC_ENI_MTU", mtu.as_str())];
     overrides.extend(environment);
-    if path == Path::Workers {
-        node.start_dataplane(&[]).expect("dataplane");
+    match path {
+        Path::Workers => {
+            node.start_dataplane(&[]).expect("dataplane");
+        }
+        Path::TwoWorkers => {
+            node.start_dataplane(&["--workers", "2"])
+                .expect("dataplane");
+        }
+        Path::Kernel => {}
     }
     node.start_control(&overrides).expect("control");
 }
@@ -245,7 +259,7 @@ impl Case<'_> {
 }
 
 fn run(case: &Case<'_>, path: Path, mtu: u32) {
-    let before = (path == Path::Workers).then(|| case.node.settled_counters().expect("before"));
+    let before = (path != Path::Kernel).then(|| case.node.settled_counters().expect("before"));
     // A small payload, and the largest that fits one packet.
     for length in [56, mtu as usize - 28] {
         let report = ping(case.client, case.server, ECHOES, length).expect("ping");

@@ -6,10 +6,11 @@ use penstock_packet::{DropReason, Ip4, L4, TcpFlags};
 
 use crate::classify::{Class, from_pod};
 use crate::config::{Endpoint, Uplink};
-use crate::entry::{Flow, Hop, Way};
+use crate::entry::{Flow, Way};
+use crate::hop::Hop;
 use crate::key::{Direction, FlowKey, Zone};
 use crate::tcp_state::Tcp;
-use crate::{OutIf, Snapshot, Timestamp};
+use crate::{OutIf, Packet, Snapshot, Timestamp, Verdict};
 
 /// Hop into a pod.
 pub(crate) const fn to_pod(endpoint: &Endpoint, translation: Option<Translation>) -> Hop {
@@ -178,4 +179,20 @@ fn first_state(packet: &Ip4) -> Option<Tcp> {
         L4::Tcp { flags, .. } => Some(Tcp::first(flags)),
         _ => None,
     }
+}
+
+/// Forwards untranslated by the rules alone.
+pub(crate) fn send_along(
+    packet: &mut Packet<'_>,
+    ip: &Ip4,
+    class: &Class<'_>,
+) -> Result<OutIf, Verdict> {
+    let (egress, ingress, direction) = hops(class).ok_or(Verdict::ToKernel)?;
+    let hop = match direction {
+        Direction::Egress => egress,
+        Direction::Ingress => ingress,
+    };
+    hop.fits(ip, packet.ingress)?;
+    hop.rewrite.apply(packet.head, ip);
+    Ok(hop.out)
 }

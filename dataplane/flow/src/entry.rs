@@ -4,22 +4,12 @@
 
 use std::net::Ipv4Addr;
 
-use penstock_packet::rewrite::{End, Rewrite};
+use penstock_packet::rewrite::End;
 
+use crate::Timestamp;
+use crate::hop::Hop;
 use crate::key::{Direction, FlowKey};
 use crate::tcp_state::{Sender, Tcp, TcpState};
-use crate::{OutIf, Timestamp};
-
-/// Where one direction's packets go, and how they must look there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Hop {
-    /// Change to each packet.
-    pub(crate) rewrite: Rewrite,
-    /// Interface it leaves by.
-    pub(crate) out: OutIf,
-    /// Bytes of IP packet that fit there.
-    pub(crate) mtu: u16,
-}
 
 /// One direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,14 +2,13 @@
 //! size, rewrite. Pure over bytes, state and snapshot; the caller does the I/O and the counting.
 
 use penstock_packet::rewrite::set_destination_mac;
-use penstock_packet::{DropReason, Fragment, Ip4, L4, Parsed, icmp, parse};
+use penstock_packet::{DropReason, Fragment, Ip4, L4, Parsed, parse};
 
 use crate::classify::{self, classify};
-use crate::entry::Hop;
 use crate::key::{Direction, FlowKey, Zone};
 use crate::miss::{decide_flow, without_flow};
 use crate::table::FlowId;
-use crate::{Engine, Ingress, OutIf, Packet, Rejection, Snapshot, Timestamp, Verdict};
+use crate::{Engine, Ingress, OutIf, Packet, Snapshot, Timestamp, Verdict};
 
 /// Decides and rewrites one packet.
 pub fn forward(
@@ -101,7 +100,7 @@ fn pass(
     now: Timestamp,
 ) -> Result<OutIf, Verdict> {
     let flow = engine.flow_mut(id).ok_or(DropReason::NatNosession)?;
-    fits(&flow.way(direction).hop, ip, packet.ingress)?;
+    flow.way(direction).hop.fits(ip, packet.ingress)?;
     let translated = flow.egress.hop.rewrite.translation.is_some();
     let mut changed = false;
     if let (L4::Tcp { flags, .. }, Some(tcp)) = (ip.l4, flow.tcp) {
@@ -122,25 +121,4 @@ fn pass(
         engine.rearm(id, now);
     }
     Ok(out)
-}
-
-/// Whether a packet may take this hop: TTL to spare (P17) and small enough (P29).
-#[inline]
-pub(crate) fn fits(hop: &Hop, ip: &Ip4, ingress: Ingress) -> Result<(), Verdict> {
-    let reject = |reason, error| {
-        Err(Verdict::Reject(Rejection {
-            reason,
-            error,
-            ingress,
-        }))
-    };
-    if ip.ttl <= 1 {
-        reject(DropReason::Ttl, icmp::Error::TimeExceeded)
-    } else if ip.ip_length() <= usize::from(hop.mtu) {
-        Ok(())
-    } else if ip.dont_fragment {
-        reject(DropReason::Mtu, icmp::Error::TooBig { mtu: hop.mtu })
-    } else {
-        Err(Verdict::ToKernel)
-    }
 }

@@ -7,9 +7,8 @@ use penstock_packet::icmp::{ErrorKind, Quote, QuotedL4, quote};
 use penstock_packet::{DropReason, Ip4};
 
 use crate::classify::Class;
-use crate::forward::fits;
+use crate::decide::send_along;
 use crate::key::{FlowKey, Zone};
-use crate::miss::send_along;
 use crate::{Engine, Ingress, OutIf, Packet, Snapshot, Verdict};
 
 /// Forwards one ICMP error of class `class`.
@@ -51,7 +50,7 @@ pub(crate) fn forward(
         return unsessioned(packet, ip, &class, to_snat);
     };
     let hop = flow.way(direction).hop;
-    fits(&hop, ip, packet.ingress)?;
+    hop.fits(ip, packet.ingress)?;
     hop.rewrite.apply_to_error(packet.head, ip, &quoted);
     engine.stats.translated += u64::from(hop.rewrite.translation.is_some());
     Ok(hop.out)

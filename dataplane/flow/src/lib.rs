@@ -12,6 +12,7 @@ mod decide;
 mod engine;
 mod entry;
 mod forward;
+mod hop;
 mod icmp_error;
 pub mod key;
 mod miss;

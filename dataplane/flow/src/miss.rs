@@ -7,9 +7,8 @@ use penstock_packet::rewrite::End;
 use penstock_packet::{DropReason, Ip4, L4, icmp};
 
 use crate::classify::{Class, classify};
-use crate::decide::{self, hops, may_install, may_translate};
+use crate::decide::{self, hops, may_install, may_translate, send_along};
 use crate::entry::Flow;
-use crate::forward::fits;
 use crate::key::{Direction, FlowKey};
 use crate::{Engine, OutIf, Packet, Rejection, Snapshot, Timestamp, Verdict, icmp_error};
 
@@ -39,7 +38,7 @@ pub(crate) fn decide_flow(
     let hops = hops(&class).ok_or(Verdict::ToKernel)?;
     let direction = hops.2;
     let flow = decide::untranslated(ip, key, &class, hops, (snapshot.epoch, now));
-    fits(&flow.way(direction).hop, ip, packet.ingress)?;
+    flow.way(direction).hop.fits(ip, packet.ingress)?;
     let Some(snat) = snapshot.snat.as_ref().filter(|_| translated) else {
         return Ok((flow, direction, may_install(ip)));
     };
@@ -74,20 +73,4 @@ pub(crate) fn without_flow(
         may_translate(ip)?;
     }
     send_along(packet, ip, &class)
-}
-
-/// Forwards untranslated by the rules alone.
-pub(crate) fn send_along(
-    packet: &mut Packet<'_>,
-    ip: &Ip4,
-    class: &Class<'_>,
-) -> Result<OutIf, Verdict> {
-    let (egress, ingress, direction) = hops(class).ok_or(Verdict::ToKernel)?;
-    let hop = match direction {
-        Direction::Egress => egress,
-        Direction::Ingress => ingress,
-    };
-    fits(&hop, ip, packet.ingress)?;
-    hop.rewrite.apply(packet.head, ip);
-    Ok(hop.out)
 }

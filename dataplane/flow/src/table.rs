@@ -258,7 +258,8 @@ const fn unpack(reference: u32) -> (FlowId, Direction) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::{Hop, Way};
+    use crate::entry::Way;
+    use crate::hop::Hop;
     use crate::key::Zone;
     use crate::{OutIf, Timestamp};
     use penstock_packet::rewrite::Rewrite;
