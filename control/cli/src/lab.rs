@@ -228,7 +228,7 @@ fn list() -> Result<View, Failure> {
     const COLUMNS: &[Column] = &[text("LAB"), text("OWNER"), number("NODES"), number("PODS")];
     let mut ids = penstock_lab::list()?;
     ids.sort();
-    let mut rows = Vec::new();
+    let (mut rows, mut json) = (Vec::new(), Vec::new());
     for id in ids {
         let places = enter::places(&id)?;
         let count = |prefix: &str| places.iter().filter(|p| p.starts_with(prefix)).count();
@@ -237,16 +237,17 @@ fn list() -> Result<View, Failure> {
         } else {
             "another process"
         };
+        let (nodes, pods) = (count("node"), count("pod-"));
+        json.push(serde_json::json!({ "id": id, "owner": owner, "nodes": nodes, "pods": pods }));
         rows.push(vec![
             id,
             owner.to_owned(),
-            count("node").to_string(),
-            count("pod-").to_string(),
+            nodes.to_string(),
+            pods.to_string(),
         ]);
     }
-    let object = |row: &Vec<String>| serde_json::json!({ "id": row[0], "owner": row[1] });
     Ok(View {
-        json: rows.iter().map(object).collect(),
+        json: json.into(),
         columns: COLUMNS,
         rows,
     })

@@ -143,7 +143,9 @@ impl NetNs {
 
 impl Drop for NetNs {
     fn drop(&mut self) {
+        // A lab that was taken down, or swept, has unlinked its namespaces already.
         if self.owned
+            && self.path().exists()
             && let Err(error) = delete(&self.name)
         {
             tracing::warn!(name = self.name, %error, "namespace not deleted");
