@@ -77,7 +77,7 @@ fn bad_frames_get_their_named_drop() {
         .fabric()
         .interface_of(node.primary_eni())
         .expect("cable");
-    for case in &from_wire(node, &pod) {
+    for case in &from_wire(node, &pod, &other) {
         check(node, case, "uplink", lab.fabric().netns(), &wire);
     }
     assert!(from_pod.len() > 20, "the table is there");
@@ -217,7 +217,7 @@ fn from_pod(node: &Node, pod: &Pod, other: &Pod) -> Vec<Case> {
     ]
 }
 
-fn from_wire(node: &Node, pod: &Pod) -> Vec<Case> {
+fn from_wire(node: &Node, pod: &Pod, other: &Pod) -> Vec<Case> {
     use Fate::{Drop, ToKernel};
 
     let eni = mac(node.netns(), "eth0");
@@ -229,6 +229,16 @@ fn from_wire(node: &Node, pod: &Pod) -> Vec<Case> {
     let nobody = Ipv4Addr::from(u32::from(pod.address()) | 0x0000_0eff);
 
     vec![
+        case(
+            "P05",
+            plain().with(0, [2, 9, 9, 9, 9, 9]).bytes,
+            Drop("l2_not_ours"),
+        ),
+        case(
+            "P10",
+            arp(router, eni, OUTSIDE, node.primary_address())[..30].to_vec(),
+            Drop("arp_bad"),
+        ),
         case("P03", plain().with(6, [0_u8; 6]).bytes, Drop("l2_src_bad")),
         case("P13", plain().with(14, [0x44]).bytes, Drop("ip4_ihl")),
         case("P14", plain().with(16, [0, 19]).bytes, Drop("ip4_len")),
@@ -254,9 +264,14 @@ fn from_wire(node: &Node, pod: &Pod) -> Vec<Case> {
             Drop("martian_src"),
         ),
         case(
-            "P35",
+            "P33",
             udp(base(pod.address(), pod.address())).bytes,
             Drop("land"),
+        ),
+        case(
+            "P35",
+            udp(base(other.address(), pod.address())).bytes,
+            Drop("spoof_self"),
         ),
         case("P36", udp(base(OUTSIDE, nobody)).bytes, Drop("no_local")),
         case(
