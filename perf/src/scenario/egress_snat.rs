@@ -25,7 +25,7 @@ const UDP: u8 = 17;
 const WORKER_CORE: &str = "0";
 /// Room for 110 pods: 8 ENIs of 30 addresses.
 const INSTANCE_TYPE: &str = "m5.4xlarge";
-/// More sent than this share of what was counted means the hooks lost count of something.
+/// Load before each measurement: caches, flow tables and connection tracking are then filled.
 const WARM_UP: Duration = Duration::from_millis(300);
 
 pub(super) fn run(options: &Options) -> Result<Report> {

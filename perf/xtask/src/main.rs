@@ -14,6 +14,9 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use step::{Privilege, Step};
 
+/// Where `build("dev")` leaves the command line.
+const DEBUG_CLI: &str = "target/debug/penstock";
+
 const USAGE: &str = "\
 usage: cargo xtask <demo|test|perf|packages> [-- ARGS]
 
@@ -59,12 +62,12 @@ fn run(verb: &str, rest: &[String]) -> Result<()> {
 fn demo(rest: &[String]) -> Result<()> {
     packages::ensure()?;
     build("dev")?;
-    let outcome = Step::program("target/debug/penstock", Privilege::Root)
+    let outcome = Step::program(DEBUG_CLI, Privilege::Root)
         .args(["lab", "demo"])
         .args(rest)
         .run("demo");
     if !rest.iter().any(|arg| arg == "--keep") {
-        sweep();
+        sweep(DEBUG_CLI);
     }
     outcome
 }
@@ -89,13 +92,13 @@ fn test() -> Result<()> {
     Step::cargo()
         .args(["test", "--workspace", "--quiet"])
         .run("unit tests")?;
-    sweep();
+    sweep(DEBUG_CLI);
     let outcome = Step::cargo()
         .args(["test", "--workspace", "--quiet", "--no-fail-fast"])
         .args(["--", "--ignored", "--test-threads=1"])
         .test_binaries_as_root()
         .run("tests in network namespaces");
-    sweep();
+    sweep(DEBUG_CLI);
     outcome
 }
 
@@ -105,7 +108,7 @@ fn perf(rest: &[String]) -> Result<()> {
     let outcome = Step::program("target/release/penstock-perf", Privilege::Root)
         .args(rest)
         .run("perf");
-    sweep();
+    sweep("target/release/penstock");
     outcome
 }
 
@@ -134,8 +137,9 @@ fn build(profile: &str) -> Result<()> {
 }
 
 /// Removes what a lab left behind that died without cleaning up; a live lab is not touched.
-fn sweep() {
-    let swept = Step::program("target/debug/penstock", Privilege::Root)
+/// `cli` is the `penstock` that was just built.
+fn sweep(cli: &str) {
+    let swept = Step::program(cli, Privilege::Root)
         .args(["lab", "sweep"])
         .run("clean up");
     if let Err(error) = swept {

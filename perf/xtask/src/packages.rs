@@ -21,7 +21,7 @@ struct Need {
 
 enum Proof {
     Command(&'static str),
-    AnyFile(&'static [&'static str]),
+    File(&'static str),
 }
 
 const NEEDS: &[Need] = &[
@@ -44,19 +44,19 @@ const NEEDS: &[Need] = &[
         reason: "builds libbpf",
     },
     Need {
-        proof: Proof::AnyFile(&["/usr/include/libelf.h"]),
+        proof: Proof::File("/usr/include/libelf.h"),
         apt: "libelf-dev",
         dnf: "elfutils-libelf-devel",
         reason: "builds libbpf",
     },
     Need {
-        proof: Proof::AnyFile(&["/usr/include/zlib.h"]),
+        proof: Proof::File("/usr/include/zlib.h"),
         apt: "zlib1g-dev",
         dnf: "zlib-devel",
         reason: "builds libbpf",
     },
     Need {
-        proof: Proof::AnyFile(&["/usr/include/linux/bpf.h"]),
+        proof: Proof::File("/usr/include/linux/bpf.h"),
         apt: "linux-libc-dev",
         dnf: "kernel-headers",
         reason: "kernel interfaces for the BPF programs",
@@ -130,7 +130,7 @@ pub(crate) fn ensure() -> Result<()> {
 fn present(proof: &Proof) -> bool {
     match proof {
         Proof::Command(name) => command_exists(name),
-        Proof::AnyFile(paths) => paths.iter().any(|path| Path::new(path).exists()),
+        Proof::File(path) => Path::new(path).exists(),
     }
 }
 
