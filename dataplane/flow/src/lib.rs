@@ -17,6 +17,8 @@ mod icmp_error;
 pub mod key;
 mod miss;
 pub mod ports;
+pub mod prefixes;
+pub mod quota;
 mod reject;
 mod seeded;
 mod snapshot;
