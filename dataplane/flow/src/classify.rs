@@ -5,7 +5,7 @@
 
 use std::net::Ipv4Addr;
 
-use penstock_packet::{DropReason, Ip4, L4};
+use penstock_packet::{DropReason, Ip, L4};
 
 use crate::config::{Access, Endpoint, Uplink};
 use crate::{Ingress, Snapshot, UplinkId};
@@ -40,14 +40,14 @@ pub(crate) enum Class<'a> {
 
 /// Addresses that no packet may carry (P31 to P33).
 #[inline]
-pub(crate) fn addresses(packet: &Ip4) -> Result<(), DropReason> {
-    let [source, ..] = packet.source.octets();
-    let [destination, ..] = packet.destination.octets();
+pub(crate) fn addresses(packet: &Ip) -> Result<(), DropReason> {
+    let (from, to) = packet.addresses4().ok_or(DropReason::Ip6Disabled)?;
+    let ([source, ..], [destination, ..]) = (from.octets(), to.octets());
     if matches!(source, 0 | 127 | 224..) {
         Err(DropReason::MartianSrc)
     } else if matches!(destination, 0 | 127) {
         Err(DropReason::MartianDst)
-    } else if packet.source == packet.destination {
+    } else if from == to {
         Err(DropReason::Land)
     } else {
         Ok(())
@@ -57,12 +57,13 @@ pub(crate) fn addresses(packet: &Ip4) -> Result<(), DropReason> {
 /// Classifies a packet that arrived with `source_mac` on `ingress`.
 pub(crate) fn classify<'a>(
     snapshot: &'a Snapshot,
-    packet: &Ip4,
+    packet: &Ip,
     source_mac: [u8; 6],
     ingress: Ingress,
 ) -> Result<Class<'a>, DropReason> {
+    let (source, destination) = packet.addresses4().ok_or(DropReason::Ip6Disabled)?;
     match ingress {
-        Ingress::Trunk => from_pod(snapshot, packet.source, packet.destination, source_mac),
+        Ingress::Trunk => from_pod(snapshot, source, destination, source_mac),
         Ingress::Uplink(id) => from_uplink(snapshot, packet, id),
     }
 }
@@ -108,18 +109,18 @@ pub(crate) fn from_pod(
 
 fn from_uplink<'a>(
     snapshot: &'a Snapshot,
-    packet: &Ip4,
+    packet: &Ip,
     id: UplinkId,
 ) -> Result<Class<'a>, DropReason> {
-    let destination = packet.destination;
-    if snapshot.endpoint(packet.source).is_some() {
+    let (source, destination) = packet.addresses4().ok_or(DropReason::Ip6Disabled)?;
+    if snapshot.endpoint(source).is_some() {
         return Err(DropReason::SpoofSelf);
     }
     if let Some(to) = snapshot.endpoint(destination) {
         let uplink = snapshot.uplink(id).ok_or(DropReason::NoUplink)?;
         return Ok(Class::Arriving { to, uplink });
     }
-    if to_snat_range(snapshot, packet) {
+    if to_snat_range(snapshot, destination, packet.l4) {
         return Ok(Class::ToSnatRange);
     }
     let group = destination.is_multicast() || destination.is_broadcast();
@@ -131,14 +132,17 @@ fn from_uplink<'a>(
 
 /// Whether only a session of ours could make sense of this packet. Echoes are not among them:
 /// the node answers those itself.
-fn to_snat_range(snapshot: &Snapshot, packet: &Ip4) -> bool {
-    let Some(range) = snapshot.snat_ports(packet.destination) else {
+fn to_snat_range(snapshot: &Snapshot, destination: Ipv4Addr, l4: L4) -> bool {
+    let Some(range) = snapshot.snat_ports(destination) else {
         return false;
     };
-    match packet.l4 {
-        L4::Tcp { destination, .. } | L4::Udp { destination, .. } => {
-            (range.first..=range.last).contains(&destination)
+    match l4 {
+        L4::Tcp {
+            destination: port, ..
         }
+        | L4::Udp {
+            destination: port, ..
+        } => (range.first..=range.last).contains(&port),
         _ => false,
     }
 }

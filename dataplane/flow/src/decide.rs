@@ -2,7 +2,7 @@
 //! snapshot has changed. Decides; installs nothing, sends nothing.
 
 use penstock_packet::rewrite::{End, Rewrite, Side, Translation};
-use penstock_packet::{DropReason, Ip4, L4, TcpFlags};
+use penstock_packet::{DropReason, Ip, L4, TcpFlags};
 
 use crate::classify::{Class, from_pod};
 use crate::config::{Endpoint, Uplink};
@@ -65,7 +65,7 @@ pub(crate) fn hops(class: &Class<'_>) -> Option<(Hop, Hop, Direction)> {
 
 /// An untranslated flow that starts with `packet`, whose key is `key`.
 pub(crate) fn untranslated(
-    packet: &Ip4,
+    packet: &Ip,
     key: FlowKey,
     class: &Class<'_>,
     (egress, ingress, originator): (Hop, Hop, Direction),
@@ -115,7 +115,7 @@ pub(crate) fn translate(mut flow: Flow, outside: End) -> Flow {
 }
 
 /// Whether a packet may start a translated flow.
-pub(crate) fn may_translate(packet: &Ip4) -> Result<(), DropReason> {
+pub(crate) fn may_translate(packet: &Ip) -> Result<(), DropReason> {
     match packet.l4 {
         L4::Tcp { source: 0, .. } | L4::Tcp { destination: 0, .. } => Err(DropReason::NatPort0),
         L4::Udp { source: 0, .. } | L4::Udp { destination: 0, .. } => Err(DropReason::NatPort0),
@@ -125,13 +125,13 @@ pub(crate) fn may_translate(packet: &Ip4) -> Result<(), DropReason> {
         }
         L4::Tcp { .. } | L4::Udp { .. } | L4::EchoRequest { .. } => Ok(()),
         L4::EchoReply { .. } | L4::IcmpError(_) => Err(DropReason::NatNosession),
-        L4::IcmpOther | L4::Other => Err(DropReason::NatProto),
+        L4::Neighbor(_) | L4::IcmpOther | L4::Other => Err(DropReason::NatProto),
         L4::Malformed(reason) => Err(reason),
     }
 }
 
 /// Whether an untranslated packet may leave a flow behind: a reset ends one, it starts none.
-pub(crate) const fn may_install(packet: &Ip4) -> bool {
+pub(crate) const fn may_install(packet: &Ip) -> bool {
     match packet.l4 {
         L4::Tcp { flags, .. } => !flags.is_nonsense() && !flags.has(TcpFlags::RST),
         _ => true,
@@ -174,7 +174,7 @@ pub(crate) fn renew(flow: &Flow, snapshot: &Snapshot) -> Option<Flow> {
 }
 
 /// TCP state after a flow's first packet.
-fn first_state(packet: &Ip4) -> Option<Tcp> {
+fn first_state(packet: &Ip) -> Option<Tcp> {
     match packet.l4 {
         L4::Tcp { flags, .. } => Some(Tcp::first(flags)),
         _ => None,
@@ -184,7 +184,7 @@ fn first_state(packet: &Ip4) -> Option<Tcp> {
 /// Forwards untranslated by the rules alone.
 pub(crate) fn send_along(
     packet: &mut Packet<'_>,
-    ip: &Ip4,
+    ip: &Ip,
     class: &Class<'_>,
 ) -> Result<OutIf, Verdict> {
     let (egress, ingress, direction) = hops(class).ok_or(Verdict::ToKernel)?;

@@ -2,7 +2,7 @@
 //! size, rewrite. Pure over bytes, state and snapshot; the caller does the I/O and the counting.
 
 use penstock_packet::rewrite::set_destination_mac;
-use penstock_packet::{DropReason, Fragment, Ip4, L4, Parsed, parse};
+use penstock_packet::{DropReason, Fragment, Ip, L4, Parsed, parse};
 
 use crate::classify::{self, classify};
 use crate::key::{Direction, FlowKey, Zone};
@@ -35,7 +35,7 @@ fn run(
     now: Timestamp,
 ) -> Result<OutIf, Verdict> {
     let ip = match parse(packet.head, packet.length) {
-        Ok(Parsed::Ip4(ip)) => ip,
+        Ok(Parsed::Ip(ip)) => ip,
         Ok(Parsed::Arp) => return Err(Verdict::ToKernel),
         Err(reason) => return Err(unreadable(reason, packet.ingress)),
     };
@@ -73,7 +73,10 @@ fn unreadable(reason: DropReason, ingress: Ingress) -> Verdict {
 
 /// What needs no flow to judge: MACs, impossible addresses, fragments and options.
 #[inline]
-fn screen(snapshot: &Snapshot, packet: &Packet<'_>, ip: &Ip4) -> Result<(), Verdict> {
+fn screen(snapshot: &Snapshot, packet: &Packet<'_>, ip: &Ip) -> Result<(), Verdict> {
+    if ip.addresses4().is_none() {
+        return Err(unreadable(DropReason::Ip6Disabled, packet.ingress));
+    }
     classify::addresses(ip)?;
     if let Ingress::Uplink(id) = packet.ingress {
         let ours = snapshot.uplink(id).ok_or(DropReason::NoUplink)?.mac;
@@ -83,7 +86,7 @@ fn screen(snapshot: &Snapshot, packet: &Packet<'_>, ip: &Ip4) -> Result<(), Verd
             _ => return Err(DropReason::L2NotOurs.into()),
         }
     }
-    if ip.fragment != Fragment::None || ip.has_options() {
+    if ip.fragment != Fragment::None || ip.has_options {
         classify(snapshot, ip, packet.source_mac(), packet.ingress)?;
         return Err(Verdict::ToKernel);
     }
@@ -95,7 +98,7 @@ fn screen(snapshot: &Snapshot, packet: &Packet<'_>, ip: &Ip4) -> Result<(), Verd
 fn pass(
     engine: &mut Engine,
     packet: &mut Packet<'_>,
-    ip: &Ip4,
+    ip: &Ip,
     (id, direction): (FlowId, Direction),
     now: Timestamp,
 ) -> Result<OutIf, Verdict> {

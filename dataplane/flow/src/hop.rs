@@ -1,7 +1,7 @@
 //! Where a packet goes next, and whether it may.
 
 use penstock_packet::rewrite::Rewrite;
-use penstock_packet::{DropReason, Ip4, icmp};
+use penstock_packet::{DropReason, Ip, icmp};
 
 use crate::{Ingress, OutIf, Rejection, Verdict};
 
@@ -19,7 +19,7 @@ pub(crate) struct Hop {
 impl Hop {
     /// Whether a packet may take this hop: TTL to spare (P17) and small enough (P29).
     #[inline]
-    pub(crate) fn fits(&self, ip: &Ip4, ingress: Ingress) -> Result<(), Verdict> {
+    pub(crate) fn fits(&self, ip: &Ip, ingress: Ingress) -> Result<(), Verdict> {
         let reject = |reason, error| {
             Err(Verdict::Reject(Rejection {
                 reason,

@@ -3,8 +3,10 @@
 //! An error belongs to the flow of its quoted packet. It neither refreshes nor ends that flow
 //! (RFC 5508 REQ-6, RFC 4787 REQ-12, RFC 5382 REQ-10). Nothing here believes a path MTU.
 
+use std::net::IpAddr;
+
 use penstock_packet::icmp::{ErrorKind, Quote, QuotedL4, quote};
-use penstock_packet::{DropReason, Ip4};
+use penstock_packet::{DropReason, Ip};
 
 use crate::classify::Class;
 use crate::decide::send_along;
@@ -16,14 +18,15 @@ pub(crate) fn forward(
     engine: &mut Engine,
     snapshot: &Snapshot,
     packet: &mut Packet<'_>,
-    ip: &Ip4,
+    ip: &Ip,
     (kind, class): (ErrorKind, Class<'_>),
 ) -> Result<OutIf, Verdict> {
     if kind == ErrorKind::Redirect {
         return Err(DropReason::IcmpRedirect.into());
     }
     // To one of the node's addresses it may be about a session of ours on the SNAT address.
-    let to_snat = snapshot.snat_ports(ip.destination).is_some();
+    let (_, destination) = ip.addresses4().ok_or(DropReason::Ip6Disabled)?;
+    let to_snat = snapshot.snat_ports(destination).is_some();
     if matches!(class, Class::Kernel) && !(to_snat && packet.ingress != Ingress::Trunk) {
         return Err(Verdict::ToKernel);
     }
@@ -59,7 +62,7 @@ pub(crate) fn forward(
 /// Without a session: what need not be translated goes along by the rules (P58 otherwise).
 fn unsessioned(
     packet: &mut Packet<'_>,
-    ip: &Ip4,
+    ip: &Ip,
     class: &Class<'_>,
     to_snat: bool,
 ) -> Result<OutIf, Verdict> {
@@ -73,19 +76,22 @@ fn unsessioned(
 }
 
 /// Key of the packets that would answer the quoted one: those travel the way the error does.
-const fn answers_key(quote: &Quote, zone: Zone) -> Option<FlowKey> {
+fn answers_key(quote: &Quote, zone: Zone) -> Option<FlowKey> {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (quote.source, quote.destination) else {
+        return None;
+    };
     let (source_port, destination_port) = match quote.l4 {
         QuotedL4::Ports {
-            source,
-            destination,
-        } => (destination, source),
+            source: from,
+            destination: to,
+        } => (to, from),
         QuotedL4::EchoRequest { id } => (0, id),
         QuotedL4::EchoReply { id } => (id, 0),
         QuotedL4::Other => return None,
     };
     Some(FlowKey {
-        source: quote.destination,
-        destination: quote.source,
+        source: destination,
+        destination: source,
         source_port,
         destination_port,
         protocol: quote.protocol,

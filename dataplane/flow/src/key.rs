@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use penstock_packet::{Ip4, L4};
+use penstock_packet::{Ip, L4};
 
 use crate::Ingress;
 
@@ -70,10 +70,11 @@ const _: () = assert!(size_of::<FlowKey>() <= 16);
 
 impl FlowKey {
     /// Key of a packet; `None` for what belongs to no flow by its own header: ICMP errors, other
-    /// ICMP messages, malformed L4 headers.
+    /// ICMP messages, malformed L4 headers, and IPv6.
     #[inline]
     #[must_use]
-    pub fn of(packet: &Ip4, zone: Zone) -> Option<Self> {
+    pub fn of(packet: &Ip, zone: Zone) -> Option<Self> {
+        let (from, to) = packet.addresses4()?;
         let (source_port, destination_port) = match packet.l4 {
             L4::Tcp {
                 source,
@@ -87,11 +88,11 @@ impl FlowKey {
             L4::EchoRequest { id } => (id, 0),
             L4::EchoReply { id } => (0, id),
             L4::Other => (0, 0),
-            L4::IcmpError(_) | L4::IcmpOther | L4::Malformed(_) => return None,
+            L4::IcmpError(_) | L4::Neighbor(_) | L4::IcmpOther | L4::Malformed(_) => return None,
         };
         Some(Self {
-            source: packet.source,
-            destination: packet.destination,
+            source: from,
+            destination: to,
             source_port,
             destination_port,
             protocol: packet.protocol,

@@ -4,7 +4,7 @@
 //! itself; [`crate::forward()`] does that with what it gets.
 
 use penstock_packet::rewrite::End;
-use penstock_packet::{DropReason, Ip4, L4, icmp};
+use penstock_packet::{DropReason, Ip, L4, icmp};
 
 use crate::classify::{Class, classify};
 use crate::decide::{self, hops, may_install, may_translate, send_along};
@@ -18,7 +18,7 @@ pub(crate) fn decide_flow(
     engine: &mut Engine,
     snapshot: &Snapshot,
     packet: &Packet<'_>,
-    (ip, key): (&Ip4, FlowKey),
+    (ip, key): (&Ip, FlowKey),
     now: Timestamp,
 ) -> Result<(Flow, Direction, bool), Verdict> {
     let class = classify(snapshot, ip, packet.source_mac(), packet.ingress)?;
@@ -60,7 +60,7 @@ pub(crate) fn without_flow(
     engine: &mut Engine,
     snapshot: &Snapshot,
     packet: &mut Packet<'_>,
-    ip: &Ip4,
+    ip: &Ip,
 ) -> Result<OutIf, Verdict> {
     let class = classify(snapshot, ip, packet.source_mac(), packet.ingress)?;
     if let L4::IcmpError(kind) = ip.l4 {

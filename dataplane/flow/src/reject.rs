@@ -103,22 +103,23 @@ impl Engine {
         out: &mut [u8],
     ) -> Option<(usize, OutIf)> {
         // The frame's length was judged before; here only the headers matter.
-        let Ok(Parsed::Ip4(packet)) = parse(head, usize::from(u16::MAX) + 14) else {
+        let Ok(Parsed::Ip(packet)) = parse(head, usize::from(u16::MAX) + 14) else {
             return None;
         };
+        let (source, destination) = packet.addresses4()?;
         let group = head.first().is_none_or(|first| first & 1 == 1);
         let about_error = matches!(packet.l4, L4::IcmpError(_));
-        let unfit = group || about_error || packet.fragment == Fragment::Later;
-        if unfit || packet.destination.is_multicast() || packet.destination.is_broadcast() {
+        let unfit = group || about_error || matches!(packet.fragment, Fragment::Later(_));
+        if unfit || destination.is_multicast() || destination.is_broadcast() {
             return None;
         }
         let (envelope, way) = match rejection.ingress {
             Ingress::Trunk => {
-                let endpoint = snapshot.endpoint(packet.source)?;
+                let endpoint = snapshot.endpoint(source)?;
                 let envelope = Envelope {
                     source_mac: endpoint.host_mac,
                     destination_mac: endpoint.pod_mac,
-                    source: snapshot.primary_address,
+                    source: snapshot.primary_address.into(),
                 };
                 (envelope, OutIf::Endpoint)
             }
@@ -127,12 +128,12 @@ impl Engine {
                 let envelope = Envelope {
                     source_mac: uplink.mac,
                     destination_mac: uplink.gateway_mac?,
-                    source: uplink.address,
+                    source: uplink.address.into(),
                 };
                 (envelope, OutIf::Uplink(id))
             }
         };
-        if !self.limiter.admit(packet.source, now) {
+        if !self.limiter.admit(source, now) {
             return None;
         }
         let length = icmp::build_error(out, rejection.error, &envelope, head, &packet)?;

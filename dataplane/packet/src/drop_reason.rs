@@ -43,6 +43,8 @@ drop_reasons! {
     L2Ethertype = "l2_ethertype", "A pod sent an EtherType that is neither IP nor ARP (P06).";
     L2Vlan = "l2_vlan", "A pod sent a VLAN-tagged frame (P07).";
     SpoofArp = "spoof_arp", "A pod sent ARP with a sender address or MAC not its own (P09).";
+    SpoofRa = "spoof_ra", "A pod sent an IPv6 router advertisement (P74).";
+    SpoofNd = "spoof_nd", "Neighbor discovery about an address not the sender's, or from afar (P75).";
     ArpBad = "arp_bad", "ARP is short or not Ethernet over IPv4 (P10).";
     IpVersion = "ip_version", "EtherType and IP version disagree, or the version is unknown (P11).";
     Ip4Short = "ip4_short", "The frame ends inside the fixed IPv4 header (P12).";
@@ -52,11 +54,20 @@ drop_reasons! {
     Ttl = "ttl", "A packet to be forwarded has a TTL of 0 or 1; answered with ICMP 11/0 (P17).";
     Ip4Srcroute = "ip4_srcroute", "A loose or strict source route option is present (P19).";
     Ip4Opt = "ip4_opt", "An IPv4 option has a length of 0 or 1 or runs past the header (P20).";
+    Ip6Short = "ip6_short", "The frame ends inside the fixed IPv6 header (P63).";
+    Ip6Len = "ip6_len", "The IPv6 payload length is past the frame (P63).";
+    Ip6Jumbo = "ip6_jumbo", "A jumbo payload option is present (P64).";
+    Ip6Ext = "ip6_ext", "IPv6 extension headers are cut, too many, too long or out of order (P66, P67).";
+    Ip6Rh0 = "ip6_rh0", "An IPv6 routing header of type 0 is present (P68).";
     FragTiny = "frag_tiny", "A first fragment does not hold its L4 header (P23).";
     FragOffset1 = "frag_offset1", "A TCP fragment starts at offset 1, inside the TCP header (P24).";
     FragToolong = "frag_toolong", "A fragment ends past byte 65,535 of its datagram (P26).";
+    FragNochain = "frag_nochain", "A first IPv6 fragment does not hold the whole header chain (P69).";
+    FragLen = "frag_len", "An IPv6 fragment that is not the last has a length no multiple of 8 (P72).";
+    FragOverlap = "frag_overlap", "A fragment overlaps one before it; its whole datagram is dropped (P25, P70).";
+    FragLimit = "frag_limit", "A fragment found no room among the datagrams being followed (P27).";
     Mtu = "mtu", "DF is set and the packet is larger than the way out; answered with ICMP 3/4 (P29).";
-    MartianSrc = "martian_src", "The source is 0/8, 127/8, 224/4 or 240/4 (P31).";
+    MartianSrc = "martian_src", "The source is 0/8, 127/8, 224/4 or 240/4, or IPv6's like (P31, P73).";
     MartianDst = "martian_dst", "The destination is 0/8 or 127/8 (P32).";
     Land = "land", "Source and destination are the same address (P33).";
     SpoofIp = "spoof_ip", "A pod sent with a source address that is not its own (P34).";
@@ -70,6 +81,7 @@ drop_reasons! {
     TcpFlags = "tcp_flags", "Impossible TCP flags on the translated path (P44).";
     NatNonsyn = "nat_nonsyn", "TCP without SYN and without a session needs translation (P45).";
     UdpLen = "udp_len", "A UDP header that needs translation is cut or lies about its length (P49).";
+    UdpCsum6 = "udp_csum6", "UDP over IPv6 without a checksum needs translation (P78).";
     NatPort0 = "nat_port0", "A packet with L4 port 0 needs translation (P52).";
     IcmpBad = "icmp_bad", "An ICMP header that needs translation is cut.";
     IcmpCsum = "icmp_csum", "An ICMP error has a wrong checksum (P56).";
@@ -77,6 +89,7 @@ drop_reasons! {
     IcmpRedirect = "icmp_redirect", "An ICMP redirect arrived (P61).";
     NatNosession = "nat_nosession", "A packet to the SNAT range, or an ICMP error, matches no session (P58, N11).";
     NatNoPort = "nat_no_port", "No SNAT port is free towards this remote endpoint; answered with ICMP 3/13.";
+    PodQuota = "pod_quota", "A pod has as many flows as it may (N13).";
     FlowTableFull = "flow_table_full", "A new flow found no room in its worker's table.";
     NoUplink = "no_uplink", "The uplink the packet must leave by is not in the snapshot or not bound.";
     Ip6Disabled = "ip6_disabled", "A pod sent IPv6, which the dataplane does not carry yet.";

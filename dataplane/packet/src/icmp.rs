@@ -4,11 +4,11 @@
 //! any packet, and only its addresses and ports are believed, to find the flow it is about.
 //! References: RFC 792, RFC 1122 3.2.2, RFC 1191, RFC 1812 4.3, RFC 5508.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::checksum::Sum;
 use crate::wire::{self, at, put, u8_at, u16_at, u32_at};
-use crate::{DropReason, Ip4, L4};
+use crate::{DropReason, Ip, L4};
 
 const ECHO_REPLY: u8 = 0;
 const UNREACHABLE: u8 = 3;
@@ -26,18 +26,21 @@ const QUOTED_L4: usize = 20;
 /// Largest ICMP error [`build_error`] writes: Ethernet, IPv4, ICMP, and the longest quote.
 pub const MAX_ERROR: usize = wire::ETHERNET + wire::IP4 + wire::ICMP + 60 + QUOTED_L4;
 
-/// ICMP messages that quote a packet.
+/// ICMP and ICMPv6 messages that quote a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// Type 3.
+    /// ICMP type 3, ICMPv6 type 1.
     Unreachable,
-    /// Type 4, obsolete (RFC 6633) but still about a quoted packet.
+    /// ICMP type 4, obsolete (RFC 6633) but still about a quoted packet.
     SourceQuench,
-    /// Type 5.
+    /// ICMP type 5. ICMPv6 counts redirects among neighbor discovery:
+    /// [`crate::NeighborKind::Redirect`].
     Redirect,
-    /// Type 11.
+    /// ICMPv6 type 2; ICMP says this with a code of [`Self::Unreachable`].
+    TooBig,
+    /// ICMP type 11, ICMPv6 type 3.
     TimeExceeded,
-    /// Type 12.
+    /// ICMP type 12, ICMPv6 type 4.
     ParameterProblem,
 }
 
@@ -77,9 +80,9 @@ pub struct Quote {
     /// Offset of the quoted L4 header from the start of the frame.
     pub l4_offset: usize,
     /// Quoted source address; always the destination of the error.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// Quoted destination address.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     /// Quoted IP protocol number.
     pub protocol: u8,
     /// Quoted ports, or the identifier of an echo.
@@ -110,11 +113,18 @@ pub enum QuotedL4 {
     Other,
 }
 
-/// Kind of the ICMP message at the start of `l4`; `None` when its 8 bytes are not there.
-pub(crate) fn classify(l4: &[u8]) -> Option<L4> {
-    let header: [u8; wire::ICMP] = wire::array(l4, 0)?;
-    let id = u16_at(&header, 4)?;
-    Some(match u8_at(&header, 0)? {
+/// Reads the message at the start of `l4`.
+#[inline]
+pub(crate) fn read(l4: &[u8]) -> L4 {
+    header(l4).unwrap_or(L4::Malformed(DropReason::IcmpBad))
+}
+
+/// Kind of the message; `None` when its 8 bytes are not there.
+#[inline]
+fn header(l4: &[u8]) -> Option<L4> {
+    let header: &[u8; wire::ICMP] = l4.first_chunk()?;
+    let id = u16_at(header, 4)?;
+    Some(match u8_at(header, 0)? {
         ECHO_REQUEST => L4::EchoRequest { id },
         ECHO_REPLY => L4::EchoReply { id },
         UNREACHABLE => L4::IcmpError(ErrorKind::Unreachable),
@@ -132,7 +142,7 @@ pub(crate) fn classify(l4: &[u8]) -> Option<L4> {
 /// [`DropReason::IcmpCsum`] when the message's checksum is wrong or cannot be checked because the
 /// message is not in one piece (P56); [`DropReason::IcmpInner`] when fewer than 8 bytes of L4 are
 /// quoted or the quote was not sent by whom the error goes to (P59, P60).
-pub fn quote(head: &[u8], packet: &Ip4) -> Result<Quote, DropReason> {
+pub fn quote(head: &[u8], packet: &Ip) -> Result<Quote, DropReason> {
     let message = head
         .get(packet.l4_offset..packet.frame_length)
         .ok_or(DropReason::IcmpCsum)?;
@@ -176,8 +186,8 @@ fn quoted_packet(inner: &[u8], offset: usize) -> Option<Quote> {
     Some(Quote {
         ip_offset: offset,
         l4_offset: offset + header_length,
-        source: Ipv4Addr::from_bits(u32_at(inner, SOURCE)?),
-        destination: Ipv4Addr::from_bits(u32_at(inner, DESTINATION)?),
+        source: IpAddr::V4(Ipv4Addr::from_bits(u32_at(inner, SOURCE)?)),
+        destination: IpAddr::V4(Ipv4Addr::from_bits(u32_at(inner, DESTINATION)?)),
         protocol,
         l4: l4_names,
     })
@@ -190,22 +200,25 @@ pub struct Envelope {
     pub source_mac: [u8; 6],
     /// MAC of the next hop.
     pub destination_mac: [u8; 6],
-    /// Our address.
-    pub source: Ipv4Addr,
+    /// Our address, of the offender's family.
+    pub source: IpAddr,
 }
 
 /// Writes into `out` the frame of an ICMP error about the packet in `head`, to its sender.
 ///
-/// Returns the frame's length; `None` when `out` is shorter than [`MAX_ERROR`]. Whether an error
-/// may be sent at all is the caller's to know.
+/// Returns the frame's length; `None` when `out` is shorter than [`MAX_ERROR`] or an address is not
+/// IPv4. Whether an error may be sent at all is the caller's to know.
 #[must_use]
 pub fn build_error(
     out: &mut [u8],
     error: Error,
     envelope: &Envelope,
     head: &[u8],
-    offender: &Ip4,
+    offender: &Ip,
 ) -> Option<usize> {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (envelope.source, offender.source) else {
+        return None;
+    };
     let out = out.get_mut(..MAX_ERROR)?;
     let end = offender
         .frame_length
@@ -235,8 +248,8 @@ pub fn build_error(
     );
     put(out, at::IP_TOTAL_LENGTH + 2, [0; 4]);
     put(out, at::IP_TTL, [64, wire::PROTOCOL_ICMP, 0, 0]);
-    put(out, at::IP_SOURCE, envelope.source.octets());
-    put(out, at::IP_DESTINATION, offender.source.octets());
+    put(out, at::IP_SOURCE, source.octets());
+    put(out, at::IP_DESTINATION, destination.octets());
     let checksum = Sum::ZERO.bytes(out.get(wire::ETHERNET..start)?).checksum();
     put(out, at::IP_CHECKSUM, checksum.to_be_bytes());
     Some(length)

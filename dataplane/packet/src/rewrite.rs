@@ -7,7 +7,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::Ip4;
+use crate::Ip;
 use crate::checksum::Delta;
 use crate::icmp::{Quote, QuotedL4};
 use crate::wire::{self, at, put, u16_at};
@@ -93,7 +93,7 @@ impl Rewrite {
     /// Changes a packet in place. `packet` is what [`crate::parse()`] said of `head`; its TTL
     /// must be at least 2, which the caller has judged.
     #[inline]
-    pub fn apply(&self, head: &mut [u8], packet: &Ip4) {
+    pub fn apply(&self, head: &mut [u8], packet: &Ip) {
         self.next_hop(head, packet.ttl);
         let Some(translation) = &self.translation else {
             return;
@@ -104,7 +104,7 @@ impl Rewrite {
 
     /// Changes an ICMP error about a packet of this flow: the outer header as any packet of its
     /// direction, the quoted packet, which went the other way, at its other end.
-    pub fn apply_to_error(&self, head: &mut [u8], packet: &Ip4, quote: &Quote) {
+    pub fn apply_to_error(&self, head: &mut [u8], packet: &Ip, quote: &Quote) {
         self.next_hop(head, packet.ttl);
         let Some(translation) = &self.translation else {
             return;

@@ -37,6 +37,7 @@ pub(crate) mod at {
     pub(crate) const MAC_SOURCE: usize = 6;
     pub(crate) const ETHERTYPE: usize = 12;
     pub(crate) const IP_TOTAL_LENGTH: usize = 16;
+    pub(crate) const IP_ID: usize = 18;
     pub(crate) const IP_FRAGMENT: usize = 20;
     pub(crate) const IP_TTL: usize = 22;
     pub(crate) const IP_PROTOCOL: usize = 23;
@@ -67,6 +68,12 @@ pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 #[inline]
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     array(bytes, at).map(u32::from_be_bytes)
+}
+
+/// Reads a big-endian quadruple word at `at`.
+#[inline]
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    array(bytes, at).map(u64::from_be_bytes)
 }
 
 /// Writes `value` at `at`; does nothing where the bytes are not there.

@@ -2,11 +2,11 @@
 
 #![expect(clippy::panic, reason = "a failed test panics")]
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use penstock_packet::build::{Base, Frame};
 use penstock_packet::icmp::{ErrorKind, QuotedL4, quote};
-use penstock_packet::{DropReason, Fragment, Ip4, L4, Parsed, TcpFlags, frame_length, parse};
+use penstock_packet::{DropReason, Fragment, Ip, L4, Parsed, Piece, TcpFlags, frame_length, parse};
 use proptest::prelude::*;
 
 /// 10.0.0.5:1000 -> 10.0.0.6:53, UDP, payload "abcd"; checksums by an independent tool.
@@ -20,9 +20,9 @@ fn whole(bytes: &[u8]) -> Result<Parsed, DropReason> {
     parse(bytes, bytes.len())
 }
 
-fn ip4(bytes: &[u8]) -> Ip4 {
+fn ip4(bytes: &[u8]) -> Ip {
     match whole(bytes) {
-        Ok(Parsed::Ip4(packet)) => packet,
+        Ok(Parsed::Ip(packet)) => packet,
         other => panic!("{other:?}"),
     }
 }
@@ -47,14 +47,15 @@ fn a_plain_datagram_is_read_right() {
     let packet = ip4(&UDP);
     assert_eq!(
         packet,
-        Ip4 {
+        Ip {
             frame_length: 46,
             l4_offset: 34,
-            source: Ipv4Addr::new(10, 0, 0, 5),
-            destination: Ipv4Addr::new(10, 0, 0, 6),
+            source: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 5)),
+            destination: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 6)),
             protocol: 17,
             ttl: 64,
             dont_fragment: false,
+            has_options: false,
             fragment: Fragment::None,
             l4: L4::Udp {
                 source: 1000,
@@ -62,7 +63,7 @@ fn a_plain_datagram_is_read_right() {
             },
         }
     );
-    assert_eq!((packet.ip_length(), packet.has_options()), (32, false));
+    assert_eq!(packet.ip_length(), 32);
     assert_eq!(frame_length(&UDP), 46);
     assert!(udp().is_sealed(), "the literal's checksums");
     assert_eq!(udp().seal(), udp(), "the builder computes the same");
@@ -165,7 +166,7 @@ fn p16_header_checksum() {
 fn p18_benign_options() {
     // NOP, record route with room for one, end of list.
     let packet = ip4(&udp().options(&[1, 7, 7, 4, 0, 0, 0, 0, 0]).bytes);
-    assert!(packet.has_options());
+    assert!(packet.has_options);
     assert_eq!(
         packet.l4,
         L4::Udp {
@@ -174,7 +175,7 @@ fn p18_benign_options() {
         }
     );
     // What follows the end of the list is not looked at.
-    assert!(ip4(&udp().options(&[0, 7, 0, 0]).bytes).has_options());
+    assert!(ip4(&udp().options(&[0, 7, 0, 0]).bytes).has_options);
 }
 
 #[test]
@@ -196,8 +197,15 @@ fn p19_p20_options_that_must_not_travel() {
 #[test]
 fn p21_p24_fragments() {
     let fragment = |frame: Frame, flags: u16| frame.with(20, flags.to_be_bytes()).seal();
+    let is_first = |ip: Ip| matches!(ip.fragment, Fragment::First(_));
+    let whole = Piece {
+        id: 0x1234,
+        offset: 0,
+        length: 12,
+        more: true,
+    };
     let first = ip4(&fragment(udp(), 0x2000).bytes);
-    assert_eq!(first.fragment, Fragment::First);
+    assert_eq!(first.fragment, Fragment::First(whole));
     assert_eq!(
         first.l4,
         L4::Udp {
@@ -206,31 +214,32 @@ fn p21_p24_fragments() {
         }
     );
     let later = ip4(&fragment(udp(), 0x0010).bytes);
-    assert_eq!((later.fragment, later.l4), (Fragment::Later, L4::Other));
+    let last = Piece {
+        offset: 128,
+        more: false,
+        ..whole
+    };
+    assert_eq!(later.fragment, Fragment::Later(last));
+    assert_eq!(later.l4, L4::Other);
     let tcp = base().tcp(1, 2, TcpFlags::SYN, &[]);
-    assert_eq!(
-        ip4(&fragment(tcp.clone(), 0x2000).bytes).fragment,
-        Fragment::First
-    );
+    assert!(is_first(ip4(&fragment(tcp.clone(), 0x2000).bytes)));
     refused(&fragment(tcp.clone(), 0x2001), DropReason::FragOffset1);
     refused(&fragment(tcp.clone(), 0x0001), DropReason::FragOffset1);
-    assert_eq!(
-        ip4(&fragment(udp(), 0x0001).bytes).fragment,
-        Fragment::Later
-    );
+    let second = ip4(&fragment(udp(), 0x0001).bytes).fragment;
+    assert!(matches!(second, Fragment::Later(Piece { offset: 8, .. })));
     for (protocol, least) in [(17, 8), (1, 8), (6, 20)] {
         for length in 0..least {
             let tiny = fragment(base().ip(protocol, &vec![0; length]), 0x2000);
             refused(&tiny, DropReason::FragTiny);
         }
         let enough = fragment(base().ip(protocol, &vec![0x55; least]), 0x2000);
-        assert_eq!(ip4(&enough.bytes).fragment, Fragment::First, "{protocol}");
+        assert!(is_first(ip4(&enough.bytes)), "{protocol}");
     }
     // P26: 8,190 * 8 + 12 bytes end past the longest datagram's last byte.
     refused(&fragment(udp(), 0x1fff), DropReason::FragToolong);
     // P28: DF with MF is what its bits say; the reserved bit alone is no fragment.
     let both = ip4(&fragment(udp(), 0x6000).bytes);
-    assert_eq!((both.fragment, both.dont_fragment), (Fragment::First, true));
+    assert!(is_first(both) && both.dont_fragment);
     assert_eq!(ip4(&fragment(udp(), 0x8000).bytes).fragment, Fragment::None);
 }
 
@@ -244,7 +253,9 @@ fn p43_p49_p50_p52_l4_headers_are_reported_not_judged() {
         L4::Tcp {
             source: 0,
             destination: 2,
-            flags
+            flags,
+            sequence: 0x100,
+            acknowledgment: 0x200,
         }
     );
     assert_eq!(
@@ -323,7 +334,7 @@ fn p44_flag_nonsense() {
 #[test]
 fn a_packet_over_several_chunks_is_read_from_its_first() {
     let long = base().udp(5, 6, &[7; 4000]);
-    let Ok(Parsed::Ip4(packet)) = parse(&long.bytes[..200], long.bytes.len()) else {
+    let Ok(Parsed::Ip(packet)) = parse(&long.bytes[..200], long.bytes.len()) else {
         panic!("not read");
     };
     assert_eq!(packet.frame_length, long.bytes.len());
@@ -409,7 +420,7 @@ proptest! {
 }
 
 fn check_spans(bytes: &[u8], length: usize) -> Result<(), TestCaseError> {
-    if let Ok(Parsed::Ip4(packet)) = parse(bytes, length) {
+    if let Ok(Parsed::Ip(packet)) = parse(bytes, length) {
         prop_assert!(packet.frame_length <= length);
         prop_assert!(packet.l4_offset <= packet.frame_length);
         prop_assert!(packet.l4_offset <= bytes.len());

@@ -7,12 +7,12 @@ use std::net::Ipv4Addr;
 use penstock_packet::build::{Base, Frame};
 use penstock_packet::icmp::{self, Envelope, quote};
 use penstock_packet::rewrite::{End, Rewrite, Side, Translation};
-use penstock_packet::{Ip4, Parsed, TcpFlags, parse};
+use penstock_packet::{Ip, Parsed, TcpFlags, parse};
 use proptest::prelude::*;
 
-fn ip4(frame: &Frame) -> Ip4 {
+fn ip4(frame: &Frame) -> Ip {
     match parse(&frame.bytes, frame.bytes.len()) {
-        Ok(Parsed::Ip4(packet)) => packet,
+        Ok(Parsed::Ip(packet)) => packet,
         other => panic!("{other:?}"),
     }
 }
@@ -58,21 +58,24 @@ fn frame() -> impl Strategy<Value = Frame> {
 fn end(frame: &Frame, side: Side) -> End {
     let word = |at: usize| u16::from_be_bytes([frame.bytes[at], frame.bytes[at + 1]]);
     let packet = ip4(frame);
+    let Some((source, destination)) = packet.addresses4() else {
+        panic!("not IPv4");
+    };
     match (packet.protocol, side) {
         (1, Side::Source) => End {
-            address: packet.source,
+            address: source,
             port: word(38),
         },
         (1, Side::Destination) => End {
-            address: packet.destination,
+            address: destination,
             port: word(38),
         },
         (_, Side::Source) => End {
-            address: packet.source,
+            address: source,
             port: word(34),
         },
         (_, Side::Destination) => End {
-            address: packet.destination,
+            address: destination,
             port: word(36),
         },
     }
@@ -160,7 +163,7 @@ proptest! {
     #[test]
     fn built_errors_are_valid(offender in frame(), mtu: u16, ours in address()) {
         let envelope = Envelope {
-            source_mac: [2, 0, 0, 0, 0, 7], destination_mac: [2, 0, 0, 0, 0, 8], source: ours,
+            source_mac: [2, 0, 0, 0, 0, 7], destination_mac: [2, 0, 0, 0, 0, 8], source: ours.into(),
         };
         let packet = ip4(&offender);
         for error in [icmp::Error::TimeExceeded, icmp::Error::TooBig { mtu }, icmp::Error::Prohibited] {
@@ -169,7 +172,7 @@ proptest! {
             let built = Frame { bytes: out[..length].to_vec() };
             prop_assert!(built.is_sealed());
             let read = ip4(&built);
-            prop_assert_eq!((read.source, read.destination), (ours, packet.source));
+            prop_assert_eq!((read.source, read.destination), (ours.into(), packet.source));
             prop_assert_eq!(quote(&built.bytes, &read).unwrap().destination, packet.destination);
             prop_assert_eq!(&built.bytes[42..62], &offender.bytes[14..34]);
         }
@@ -182,7 +185,7 @@ fn types_codes_and_mtu_of_errors() {
     let envelope = Envelope {
         source_mac: [2, 0, 0, 0, 0, 7],
         destination_mac: [2, 0, 0, 0, 0, 8],
-        source: Ipv4Addr::new(10, 0, 0, 1),
+        source: Ipv4Addr::new(10, 0, 0, 1).into(),
     };
     for (error, header) in [
         (icmp::Error::TimeExceeded, [11, 0, 0, 0, 0, 0]),
