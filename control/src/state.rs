@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use penstock_control_api::{AttachmentKey, EniRow, PodRow};
-use penstock_dataplane_api::{Endpoint, MacAddr, Node, Snapshot, Snat, Uplink};
+use penstock_dataplane_api::{Endpoint, FlowSettings, MacAddr, Node, Snapshot, Snat, Uplink};
 
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -157,8 +157,9 @@ impl State {
             node: Node {
                 name: name.to_owned(),
                 primary_address,
+                primary_address6: None,
             },
-            vpc_cidrs: self.vpc_cidrs.clone(),
+            vpc_cidrs: self.vpc_cidrs.iter().copied().map(IpNet::V4).collect(),
             kernel_cidrs: self.kernel_cidrs(config),
             snat: Snat {
                 mode: config.snat_mode,
@@ -168,12 +169,13 @@ impl State {
                 port_choice: config.port_choice,
             },
             imds: config.imds,
+            flow: FlowSettings::default(),
             uplinks: self.uplinks(),
             endpoints: self.endpoints(),
         })
     }
 
-    fn kernel_cidrs(&self, config: &Config) -> Vec<Ipv4Net> {
+    fn kernel_cidrs(&self, config: &Config) -> Vec<IpNet> {
         let own = self.enis.values().map(|eni| eni.address);
         let others = self.local_addresses.iter().copied();
         let hosts = own
@@ -186,7 +188,7 @@ impl State {
             .collect();
         all.sort_unstable();
         all.dedup();
-        all
+        all.into_iter().map(IpNet::V4).collect()
     }
 
     fn uplinks(&self) -> Vec<Uplink> {
@@ -201,6 +203,8 @@ impl State {
             primary: eni.device_number == 0,
             address: eni.address,
             gateway: eni.gateway(),
+            address6: None,
+            gateway6: None,
             gateway_mac: eni.gateway_mac,
         };
         enis.into_iter().map(uplink).collect()
@@ -219,7 +223,7 @@ impl State {
             .filter_map(|record| {
                 let link = record.link.filter(|_| record.is_live())?;
                 Some(Endpoint {
-                    address: record.address,
+                    addresses: vec![record.address.into()],
                     eni_id: record.eni_id.clone(),
                     ifname: record.host_ifname.clone(),
                     ifindex: link.ifindex,
@@ -232,7 +236,7 @@ impl State {
                 })
             })
             .collect();
-        endpoints.sort_by_key(|endpoint| endpoint.address);
+        endpoints.sort_by_key(Endpoint::address4);
         endpoints
     }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use penstock_dataplane_api as api;
 use penstock_flow::{
     Access, Cidr, Config, Endpoint, NodeSnat, PortChoice, PortRange, Snapshot, Snat, Uplink,
@@ -84,8 +84,8 @@ pub fn flow_snapshot(
         epoch,
         primary_address: snapshot.node.primary_address,
         trunk_mac,
-        vpc_cidrs: cidrs(&snapshot.vpc_cidrs),
-        kernel_cidrs: cidrs(&snapshot.kernel_cidrs),
+        vpc_cidrs: cidrs(&nets4(&snapshot.vpc_cidrs)),
+        kernel_cidrs: cidrs(&nets4(&snapshot.kernel_cidrs)),
         snat: flow_snat(&snapshot.snat),
         imds: match snapshot.imds {
             api::Access::Allow => Access::Allow,
@@ -110,7 +110,7 @@ fn flow_uplink(uplink: &api::Uplink, id: UplinkId, bound: bool) -> Uplink {
 
 fn flow_endpoint(endpoint: &api::Endpoint, uplink: UplinkId) -> Option<Endpoint> {
     Some(Endpoint {
-        address: endpoint.address,
+        address: endpoint.address4()?,
         uplink,
         host_mac: endpoint.host_mac.0,
         pod_mac: endpoint.pod_mac.0,
@@ -135,6 +135,17 @@ fn flow_snat(snat: &api::Snat) -> Snat {
             exclude_cidrs: cidrs(&snat.exclude_cidrs),
         }),
     }
+}
+
+/// The IPv4 prefixes among `nets`.
+#[must_use]
+pub fn nets4(nets: &[IpNet]) -> Vec<Ipv4Net> {
+    nets.iter()
+        .filter_map(|net| match net {
+            IpNet::V4(net) => Some(*net),
+            IpNet::V6(_) => None,
+        })
+        .collect()
 }
 
 fn cidrs(nets: &[Ipv4Net]) -> Vec<Cidr> {
@@ -194,15 +205,15 @@ pub fn nothing(trunk_mac: [u8; 6]) -> Result<Snapshot, Vec<String>> {
     Snapshot::compile(config).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
 
-/// A pod as the hooks see it.
+/// A pod as the hooks see it; `None` for one without an IPv4 address, which they do not carry.
 #[must_use]
-pub fn pod_entry(endpoint: &api::Endpoint) -> PodEntry {
-    PodEntry {
+pub fn pod_entry(endpoint: &api::Endpoint) -> Option<PodEntry> {
+    Some(PodEntry {
         ifindex: endpoint.ifindex,
-        address: endpoint.address,
+        address: endpoint.address4()?,
         pod_mac: endpoint.pod_mac.0,
         host_mac: endpoint.host_mac.0,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -235,7 +246,7 @@ mod tests {
         assert!(compiled.uplink(UplinkId(1)).unwrap().gateway_mac.is_some());
         assert_eq!(compiled.primary_uplink().unwrap().id, UplinkId(0));
         for endpoint in &published.endpoints {
-            let found = compiled.endpoint(endpoint.address).unwrap();
+            let found = compiled.endpoint(endpoint.address4().unwrap()).unwrap();
             assert_eq!(found.pod_mac, endpoint.pod_mac.0);
             assert_eq!(Some(found.uplink), slots.id(&endpoint.eni_id));
         }

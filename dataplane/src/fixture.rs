@@ -1,13 +1,17 @@
-//! A small, sound snapshot for unit tests: two pods, two ENIs.
+//! A small, sound snapshot for unit tests: two pods, two ENIs, both families.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use penstock_dataplane_api::{
-    Access, Endpoint, MacAddr, Node, PortChoice, PortRange, Snapshot, Snat, SnatMode, Uplink,
+    Access, Endpoint, FlowSettings, MacAddr, Node, PortChoice, PortRange, Snapshot, Snat, SnatMode,
+    Uplink,
 };
 
 /// Address of the primary ENI.
 pub(crate) const PRIMARY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
+
+/// IPv6 address of the primary ENI.
+pub(crate) const PRIMARY6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x10, 0, 0, 0, 0, 0x1010);
 
 pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
@@ -15,8 +19,12 @@ pub(crate) fn snapshot() -> Snapshot {
         node: Node {
             name: "node-a".to_owned(),
             primary_address: PRIMARY,
+            primary_address6: Some(PRIMARY6),
         },
-        vpc_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
+        vpc_cidrs: vec![
+            "10.0.0.0/16".parse().unwrap(),
+            "2001:db8:10::/56".parse().unwrap(),
+        ],
         kernel_cidrs: vec!["10.0.0.10/32".parse().unwrap()],
         snat: Snat {
             mode: SnatMode::Node,
@@ -29,6 +37,7 @@ pub(crate) fn snapshot() -> Snapshot {
             port_choice: PortChoice::Prng,
         },
         imds: Access::Deny,
+        flow: FlowSettings::default(),
         uplinks: vec![uplink(1), uplink(2)],
         endpoints: vec![endpoint(11, 1), endpoint(12, 2)],
     }
@@ -44,13 +53,18 @@ pub(crate) fn uplink(number: u8) -> Uplink {
         primary: number == 1,
         address: Ipv4Addr::new(10, 0, 0, 10 * number),
         gateway: Ipv4Addr::new(10, 0, 0, 1),
+        address6: Some(address6(0x1000 + 0x10 * u16::from(number))),
+        gateway6: Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
         gateway_mac: Some(MacAddr([2, 0, 0, 0, 9, 9])),
     }
 }
 
 pub(crate) fn endpoint(number: u8, eni: u8) -> Endpoint {
     Endpoint {
-        address: Ipv4Addr::new(10, 0, 0, number),
+        addresses: vec![
+            Ipv4Addr::new(10, 0, 0, number).into(),
+            address6(number.into()).into(),
+        ],
         eni_id: format!("eni-{eni}"),
         ifname: format!("eni{number:011x}"),
         ifindex: 100 + u32::from(number),
@@ -61,4 +75,8 @@ pub(crate) fn endpoint(number: u8, eni: u8) -> Endpoint {
         pod: format!("pod-{number}"),
         container_id: format!("container-{number}"),
     }
+}
+
+fn address6(last: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0x10, 0, 0, 0, 0, last)
 }

@@ -99,17 +99,17 @@ impl Node {
     fn flow_row(&self, worker: u32, flow: &FlowView, now: u64) -> FlowRow {
         let out = match flow.out {
             OutIf::Uplink(id) => self.slots.eni_id(id).unwrap_or("?").to_owned(),
-            OutIf::Endpoint => self.pod_ifname(flow.remote),
+            OutIf::Endpoint => self.pod_ifname(flow.remote.into()),
         };
         let idle_ns = now.saturating_sub(flow.last_seen.as_nanos());
         FlowRow {
             worker,
             protocol: flow.protocol,
-            pod: flow.pod,
+            pod: flow.pod.into(),
             pod_port: flow.pod_port,
-            remote: flow.remote,
+            remote: flow.remote.into(),
             remote_port: flow.remote_port,
-            snat: flow.snat.map(|(address, _)| address),
+            snat: flow.snat.map(|(address, _)| address.into()),
             snat_port: flow.snat.map_or(0, |(_, port)| port),
             out,
             state: flow
@@ -121,11 +121,11 @@ impl Node {
         }
     }
 
-    fn pod_ifname(&self, address: std::net::Ipv4Addr) -> String {
+    fn pod_ifname(&self, address: std::net::IpAddr) -> String {
         self.current
             .iter()
             .flat_map(|current| &current.endpoints)
-            .find(|endpoint| endpoint.address == address)
+            .find(|endpoint| endpoint.addresses.contains(&address))
             .map_or_else(|| "?".to_owned(), |endpoint| endpoint.ifname.clone())
     }
 }

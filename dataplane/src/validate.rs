@@ -6,9 +6,11 @@
 use std::collections::HashSet;
 use std::fmt::Display;
 use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
-use ipnet::Ipv4Net;
-use penstock_dataplane_api::{Endpoint, MacAddr, Snapshot, SnatMode, Uplink};
+use ipnet::IpNet;
+use penstock_dataplane_api::{Endpoint, FlowSettings, MacAddr, Snapshot, SnatMode, Uplink};
 
 use penstock_hooks::limits::{MAX_KERNEL_CIDRS, MAX_PODS};
 
@@ -29,8 +31,18 @@ const MAX_PROBLEMS: usize = 100;
 /// IFNAMSIZ of linux/if.h, less the terminating zero.
 const MAX_IFNAME_BYTES: usize = 15;
 
-/// Bytes of IP packet an interface may carry: RFC 791's minimum to the largest VPC MTU.
-const MTU: std::ops::RangeInclusive<u32> = 68..=9_001;
+/// Bytes of IP packet an interface may carry: RFC 791's datagram that everybody must take, to the
+/// largest MTU of the ENA driver. A VPC carries 9,001 at most.
+const MTU: RangeInclusive<u32> = 576..=9_216;
+
+/// Least MTU of an interface with IPv6 (RFC 8200, section 5).
+const MTU6_MIN: u32 = 1_280;
+
+/// Seconds a flow timer may run: what the timer wheel counts, less than ever matters.
+const TIMER_SECONDS: RangeInclusive<u32> = 1..=7 * 24 * 3_600;
+
+/// MSS a clamp may ask for: of the smallest and of the largest IPv4 MTU, less 40 bytes of headers.
+const MSS: RangeInclusive<u16> = 536..=9_176;
 
 /// Every problem of `snapshot`; none means it can be compiled for `workers` workers.
 #[must_use]
@@ -41,7 +53,18 @@ pub fn problems(snapshot: &Snapshot, workers: u32) -> Vec<String> {
     }
     found.cidrs("vpc_cidrs", &snapshot.vpc_cidrs);
     found.cidrs("kernel_cidrs", &snapshot.kernel_cidrs);
-    found.cidrs("snat.exclude_cidrs", &snapshot.snat.exclude_cidrs);
+    let excluded: Vec<IpNet> = snapshot
+        .snat
+        .exclude_cidrs
+        .iter()
+        .copied()
+        .map(IpNet::V4)
+        .collect();
+    found.cidrs("snat.exclude_cidrs", &excluded);
+    found.flow(&snapshot.flow);
+    if let Some(address) = snapshot.node.primary_address6 {
+        found.address("node", "primary_address6", address.into());
+    }
     found.uplinks(&snapshot.uplinks);
     found.snat(snapshot, workers);
     found.endpoints(snapshot);
@@ -76,8 +99,34 @@ impl Problems {
         }
     }
 
-    fn cidrs(&mut self, list: &str, cidrs: &[Ipv4Net]) {
+    fn flow(&mut self, flow: &FlowSettings) {
+        let timers = [
+            ("udp", flow.timers.udp_seconds),
+            ("tcp_established", flow.timers.tcp_established_seconds),
+            ("tcp_transitory", flow.timers.tcp_transitory_seconds),
+            ("icmp", flow.timers.icmp_seconds),
+            // No quarantine at all is a choice.
+            ("quarantine", flow.timers.quarantine_seconds.max(1)),
+        ];
+        for (name, seconds) in timers {
+            if !TIMER_SECONDS.contains(&seconds) {
+                let (low, high) = (TIMER_SECONDS.start(), TIMER_SECONDS.end());
+                let place = format!("flow.timers.{name}_seconds");
+                self.add(place, format!("is {seconds}; {low} to {high}"));
+            }
+        }
+        if flow.flows_per_pod == Some(0) {
+            self.add("flow.flows_per_pod", "is 0; null is unlimited");
+        }
+        if let Some(mss) = flow.mss_clamp.filter(|mss| !MSS.contains(mss)) {
+            let (low, high) = (MSS.start(), MSS.end());
+            self.add("flow.mss_clamp", format!("is {mss}; {low} to {high}"));
+        }
+    }
+
+    fn cidrs(&mut self, list: &str, cidrs: &[IpNet]) {
         self.at_most(list, cidrs.len(), MAX_CIDRS);
+        self.unique(list, "prefix", cidrs.iter().copied());
         for (index, cidr) in cidrs.iter().enumerate() {
             if cidr.trunc() != *cidr {
                 let meant = cidr.trunc();
@@ -96,6 +145,8 @@ impl Problems {
         self.unique(list, "ifname", uplinks.iter().map(|uplink| &uplink.ifname));
         self.unique(list, "ifindex", uplinks.iter().map(|uplink| uplink.ifindex));
         self.unique(list, "address", uplinks.iter().map(|uplink| uplink.address));
+        let address6 = |uplink: &Uplink| uplink.address6;
+        self.unique(list, "address6", uplinks.iter().filter_map(address6));
         self.unique(list, "mac", uplinks.iter().map(|uplink| uplink.mac));
         for (index, uplink) in uplinks.iter().enumerate() {
             let place = format!("{list}[{index}] ({})", uplink.eni_id);
@@ -111,12 +162,27 @@ impl Problems {
             if uplink.address.is_unspecified() || uplink.gateway.is_unspecified() {
                 self.add(&place, "has no address or no gateway");
             }
+            self.uplink6(&place, uplink);
         }
         let primaries = uplinks.iter().filter(|uplink| uplink.primary).count();
         if primaries != 1 {
             self.add(
                 list,
                 format!("has {primaries} primary entries; exactly one"),
+            );
+        }
+    }
+
+    fn uplink6(&mut self, place: &str, uplink: &Uplink) {
+        if let Some(address) = uplink.address6 {
+            self.address(place, "address6", address.into());
+            self.mtu6(place, uplink.mtu);
+        }
+        let no_router = |router: &Ipv6Addr| router.is_unspecified() || router.is_multicast();
+        if let Some(router) = uplink.gateway6.filter(no_router) {
+            self.add(
+                place,
+                format!("has gateway6 {router}, which is no router's"),
             );
         }
     }
@@ -146,7 +212,8 @@ impl Problems {
         let list = "endpoints";
         let endpoints = &snapshot.endpoints;
         self.at_most(list, endpoints.len(), MAX_ENDPOINTS);
-        self.unique(list, "address", endpoints.iter().map(|entry| entry.address));
+        let addresses = endpoints.iter().flat_map(|entry| &entry.addresses);
+        self.unique(list, "address", addresses);
         self.unique(list, "ifname", endpoints.iter().map(|entry| &entry.ifname));
         self.unique(list, "ifindex", endpoints.iter().map(|entry| entry.ifindex));
         let enis: HashSet<&str> = snapshot
@@ -155,7 +222,11 @@ impl Problems {
             .map(|uplink| uplink.eni_id.as_str())
             .collect();
         for (index, endpoint) in endpoints.iter().enumerate() {
-            let place = format!("{list}[{index}] ({})", endpoint.address);
+            let name = endpoint
+                .addresses
+                .first()
+                .map_or_else(String::new, IpAddr::to_string);
+            let place = format!("{list}[{index}] ({name})");
             if !enis.contains(endpoint.eni_id.as_str()) {
                 self.add(&place, format!("names unknown ENI `{}`", endpoint.eni_id));
             }
@@ -171,18 +242,62 @@ impl Problems {
         if endpoint.host_mac == endpoint.pod_mac {
             self.add(place, "has the same MAC on both sides of its veth");
         }
-        let address = endpoint.address;
-        if address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
-            self.add(place, "has an address no pod can have");
-        }
+        self.endpoint_addresses(place, endpoint);
         let uplink_owns = |uplink: &Uplink| {
             uplink.ifname == endpoint.ifname
                 || uplink.ifindex == endpoint.ifindex
-                || uplink.address == address
+                || endpoint.address4() == Some(uplink.address)
+                || endpoint
+                    .address6()
+                    .is_some_and(|address| uplink.address6 == Some(address))
         };
         if let Some(uplink) = snapshot.uplinks.iter().find(|uplink| uplink_owns(uplink)) {
             let eni_id = &uplink.eni_id;
             self.add(place, format!("claims an interface or address of {eni_id}"));
+        }
+    }
+
+    fn endpoint_addresses(&mut self, place: &str, endpoint: &Endpoint) {
+        let of_family = |six: bool| {
+            let same = |address: &&IpAddr| address.is_ipv6() == six;
+            endpoint.addresses.iter().filter(same).count()
+        };
+        if endpoint.addresses.is_empty() || of_family(false) > 1 || of_family(true) > 1 {
+            let addresses = &endpoint.addresses;
+            self.add(
+                place,
+                format!("has addresses {addresses:?}; one, or one of each family"),
+            );
+        }
+        for address in &endpoint.addresses {
+            self.address(place, "address", *address);
+        }
+        if of_family(true) > 0 {
+            self.mtu6(place, endpoint.mtu);
+        }
+    }
+
+    /// An address that an interface is reached by from other links.
+    fn address(&mut self, place: &str, field: &str, address: IpAddr) {
+        let unusable = match address {
+            IpAddr::V4(v4) => v4.is_broadcast() || v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+        };
+        let nobody = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+        if unusable || nobody {
+            self.add(
+                place,
+                format!("has {field} {address}, which it cannot have"),
+            );
+        }
+    }
+
+    fn mtu6(&mut self, place: &str, mtu: u32) {
+        if mtu < MTU6_MIN {
+            self.add(
+                place,
+                format!("has IPv6 and MTU {mtu}; at least {MTU6_MIN}"),
+            );
         }
     }
 
@@ -250,7 +365,7 @@ mod tests {
         snapshot.uplinks[0].primary = false;
         let found = problems(&snapshot, 1).join("\n");
         for expected in [
-            "vpc_cidrs[1] 10.1.2.3/16 has host bits",
+            "vpc_cidrs[2] 10.1.2.3/16 has host bits",
             "endpoints[1] (10.0.0.12) names unknown ENI `eni-unknown`",
             "endpoints[1] (10.0.0.12) claims trunk0",
             "uplinks has 0 primary entries",
@@ -263,21 +378,96 @@ mod tests {
     }
 
     #[test]
+    fn either_family_alone_is_sound() {
+        let mut snapshot = fixture::snapshot();
+        snapshot.endpoints[0].addresses.truncate(1);
+        snapshot.endpoints[1].addresses.remove(0);
+        snapshot.uplinks[1].address6 = None;
+        snapshot.flow.flows_per_pod = None;
+        snapshot.flow.timers.quarantine_seconds = 0;
+        assert_eq!(problems(&snapshot, 4), Vec::<String>::new());
+    }
+
+    type Fault = fn(&mut Snapshot);
+
+    fn each_is_found(faults: &[(&str, Fault)]) {
+        for (expected, fault) in faults {
+            let mut snapshot = fixture::snapshot();
+            fault(&mut snapshot);
+            let found = problems(&snapshot, 1).join("\n");
+            assert!(found.contains(expected), "{expected} not in `{found}`");
+        }
+    }
+
+    #[test]
+    fn each_fault_of_addresses_and_settings_is_found() {
+        each_is_found(&[
+            ("repeats address 2001:db8", |s| {
+                s.endpoints[1].addresses[1] = s.endpoints[0].addresses[1];
+            }),
+            ("one of each family", |s| s.endpoints[0].addresses.clear()),
+            ("one of each family", |s| {
+                s.endpoints[0].addresses[1] = [10, 0, 0, 99].into();
+            }),
+            ("one of each family", |s| {
+                s.endpoints[0].addresses.push([10, 0, 0, 99].into());
+            }),
+            ("cannot have", |s| {
+                s.endpoints[0].addresses[0] = [0; 4].into();
+            }),
+            ("cannot have", |s| {
+                s.endpoints[0].addresses[1] = "fe80::5".parse().unwrap();
+            }),
+            ("cannot have", |s| {
+                s.endpoints[0].addresses[1] = "::ffff:10.0.0.7".parse().unwrap();
+            }),
+            ("cannot have", |s| {
+                s.node.primary_address6 = Some(Ipv6Addr::LOCALHOST);
+            }),
+            ("cannot have", |s| {
+                s.uplinks[0].address6 = Some("ff02::1".parse().unwrap());
+            }),
+            ("no router's", |s| {
+                s.uplinks[0].gateway6 = Some([0; 16].into());
+            }),
+            ("repeats address6", |s| {
+                s.uplinks[0].address6 = s.uplinks[1].address6;
+            }),
+            ("at least 1280", |s| s.endpoints[0].mtu = 1_279),
+            ("at least 1280", |s| s.uplinks[0].mtu = 1_279),
+            ("vpc_cidrs[2] repeats prefix", |s| {
+                s.vpc_cidrs.push(s.vpc_cidrs[0]);
+            }),
+            ("kernel_cidrs[1] 2001:db8::1/64 has host bits", |s| {
+                s.kernel_cidrs.push("2001:db8::1/64".parse().unwrap());
+            }),
+            ("flow.timers.udp_seconds", |s| s.flow.timers.udp_seconds = 0),
+            ("flow.timers.quarantine_seconds", |s| {
+                s.flow.timers.quarantine_seconds = u32::MAX;
+            }),
+            ("flow.flows_per_pod", |s| s.flow.flows_per_pod = Some(0)),
+            ("flow.mss_clamp", |s| s.flow.mss_clamp = Some(535)),
+            ("of eni-2", |s| {
+                s.endpoints[0].addresses[1] = s.uplinks[1].address6.unwrap().into();
+            }),
+        ]);
+    }
+
+    #[test]
     fn each_single_fault_is_found() {
-        type Fault = fn(&mut Snapshot);
-        let faults: &[(&str, Fault)] = &[
+        each_is_found(&[
             ("generation", |s| s.generation = 0),
             ("snat.ports", |s| s.snat.ports.first = 0),
             ("snat.ports", |s| s.snat.ports.last = 1),
             ("snat.address", |s| s.snat.address = [1, 2, 3, 4].into()),
             ("repeats address", |s| {
-                s.endpoints[1].address = s.endpoints[0].address;
+                s.endpoints[1].addresses[0] = s.endpoints[0].addresses[0];
             }),
             ("repeats ifindex", |s| {
                 s.endpoints[1].ifindex = s.endpoints[0].ifindex;
             }),
             ("of eni-1", |s| {
-                s.endpoints[0].address = s.uplinks[0].address;
+                s.endpoints[0].addresses[0] = s.uplinks[0].address.into();
             }),
             ("same MAC", |s| {
                 s.endpoints[0].pod_mac = s.endpoints[0].host_mac;
@@ -288,13 +478,7 @@ mod tests {
             ("ifname", |s| s.uplinks[0].ifname = "../../x".to_owned()),
             ("ifindex", |s| s.uplinks[0].ifindex = 0),
             ("no gateway", |s| s.uplinks[0].gateway = [0; 4].into()),
-        ];
-        for (expected, fault) in faults {
-            let mut snapshot = fixture::snapshot();
-            fault(&mut snapshot);
-            let found = problems(&snapshot, 1).join("\n");
-            assert!(found.contains(expected), "{expected} not in `{found}`");
-        }
+        ]);
     }
 
     #[test]

@@ -87,7 +87,7 @@ fn all_paths_work(tag: &'static str, workers: u32, queues: u32, mtu: u32) {
     assert!(
         flows
             .iter()
-            .any(|flow| flow.pod == POD_1 && flow.snat == Some(NODE))
+            .any(|flow| flow.pod == POD_1 && flow.snat == Some(NODE.into()))
     );
     assert!(dataplane.stop(), "the daemon left something behind");
     every_path_in_kernel(&stage);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use penstock_control_api::{EniRow, PodRow};
@@ -117,11 +118,11 @@ fn flows(mut flows: Vec<FlowRow>) -> View {
     let row = |flow: &FlowRow| {
         vec![
             protocol(flow.protocol),
-            format!("{}:{}", flow.pod, flow.pod_port),
-            format!("{}:{}", flow.remote, flow.remote_port),
+            SocketAddr::new(flow.pod, flow.pod_port).to_string(),
+            SocketAddr::new(flow.remote, flow.remote_port).to_string(),
             flow.snat.map_or_else(
                 || "-".to_owned(),
-                |address| format!("{address}:{}", flow.snat_port),
+                |address| SocketAddr::new(address, flow.snat_port).to_string(),
             ),
             flow.out.clone(),
             flow.state.clone(),

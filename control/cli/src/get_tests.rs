@@ -84,11 +84,11 @@ fn flows_show_both_sides_and_the_translation() {
     let translated = FlowRow {
         worker: 1,
         protocol: 6,
-        pod: Ipv4Addr::new(10, 0, 1, 9),
+        pod: Ipv4Addr::new(10, 0, 1, 9).into(),
         pod_port: 40_000,
-        remote: Ipv4Addr::new(198, 51, 100, 10),
+        remote: Ipv4Addr::new(198, 51, 100, 10).into(),
         remote_port: 443,
-        snat: Some(Ipv4Addr::new(10, 0, 1, 5)),
+        snat: Some(Ipv4Addr::new(10, 0, 1, 5).into()),
         snat_port: 11_000,
         out: "eni-0a".to_owned(),
         state: "established".to_owned(),
@@ -100,7 +100,7 @@ fn flows_show_both_sides_and_the_translation() {
         protocol: 1,
         remote_port: 0,
         snat: None,
-        pod: Ipv4Addr::new(10, 0, 1, 8),
+        pod: Ipv4Addr::new(10, 0, 1, 8).into(),
         state: "-".to_owned(),
         ..translated.clone()
     };

@@ -7,11 +7,13 @@
 
 pub mod client;
 mod conservation;
+mod flow;
 pub mod frame;
 mod mac;
 mod report;
 mod snapshot;
 
+pub use flow::{FlowSettings, FlowTimers};
 pub use mac::{MacAddr, ParseMacError};
 pub use report::{
     Bucket, Counters, DropCount, FlowRow, HookReport, PortReport, Status, UplinkMode, UplinkReport,

@@ -3,7 +3,7 @@
 //! Counters only grow while the process lives and are summed by the reader. The conservation law
 //! they obey is written at [`WorkerReport`] and [`HookReport`]; tests assert it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -183,15 +183,15 @@ pub struct FlowRow {
     /// IP protocol number.
     pub protocol: u8,
     /// The pod's side (source as the pod sees it).
-    pub pod: Ipv4Addr,
+    pub pod: IpAddr,
     /// The pod's port or ICMP identifier.
     pub pod_port: u16,
     /// The other side.
-    pub remote: Ipv4Addr,
+    pub remote: IpAddr,
     /// The other side's port.
     pub remote_port: u16,
     /// Address that replaces the pod's, when translated.
-    pub snat: Option<Ipv4Addr>,
+    pub snat: Option<IpAddr>,
     /// Port that replaces the pod's, when translated.
     pub snat_port: u16,
     /// `eni-…` it leaves by, or the other pod's interface.

@@ -1,14 +1,14 @@
 //! What control publishes: the node as the packet path must see it.
 //!
 //! A [`Snapshot`] is complete and immutable: the dataplane never merges two, it swaps. It holds
-//! intent only, never state. Addresses are IPv4; IPv6 is a later slice.
+//! intent only, never state. IPv4 is always there, IPv6 beside it where the VPC has it.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
-use crate::MacAddr;
+use crate::{FlowSettings, MacAddr};
 
 /// The whole of what the dataplane forwards by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,14 +19,17 @@ pub struct Snapshot {
     /// The node itself.
     pub node: Node,
     /// The VPC's address space; packets to it keep the pod's address.
-    pub vpc_cidrs: Vec<Ipv4Net>,
+    pub vpc_cidrs: Vec<IpNet>,
     /// Destinations that belong to the kernel whoever sends to them: the node's own addresses,
     /// Service CIDRs, link-local.
-    pub kernel_cidrs: Vec<Ipv4Net>,
+    pub kernel_cidrs: Vec<IpNet>,
     /// Source NAT for what leaves the VPC.
     pub snat: Snat,
-    /// Whether pods may reach the instance metadata service at 169.254.169.254.
+    /// Whether pods may reach the instance metadata service, 169.254.169.254 and fd00:ec2::254.
     pub imds: Access,
+    /// What the flow engine may be tuned by.
+    #[serde(default)]
+    pub flow: FlowSettings,
     /// The ENIs that carry pods, the primary one included.
     pub uplinks: Vec<Uplink>,
     /// The pods' interfaces.
@@ -41,6 +44,9 @@ pub struct Node {
     pub name: String,
     /// Primary address of the primary ENI; source of ICMP errors and of SNAT.
     pub primary_address: Ipv4Addr,
+    /// The primary ENI's first IPv6 address; source of ICMPv6 errors.
+    #[serde(default)]
+    pub primary_address6: Option<Ipv6Addr>,
 }
 
 /// Permission for a class of destinations.
@@ -59,7 +65,7 @@ pub enum Access {
 pub struct Snat {
     /// Who translates.
     pub mode: SnatMode,
-    /// Destinations outside the VPC that keep the pod's address all the same.
+    /// Destinations outside the VPC that keep the pod's address all the same; IPv6 always does.
     pub exclude_cidrs: Vec<Ipv4Net>,
     /// Address that replaces the pod's; the node's primary address.
     pub address: Ipv4Addr,
@@ -122,7 +128,13 @@ pub struct Uplink {
     pub address: Ipv4Addr,
     /// The subnet's router: base address + 1.
     pub gateway: Ipv4Addr,
-    /// The router's Ethernet address; absent until the kernel has resolved it.
+    /// The ENI's own IPv6 address, if it has one.
+    #[serde(default)]
+    pub address6: Option<Ipv6Addr>,
+    /// The subnet's IPv6 router, as router advertisements name it: link-local as a rule.
+    #[serde(default)]
+    pub gateway6: Option<Ipv6Addr>,
+    /// The router's Ethernet address, for both families; absent until the kernel has resolved it.
     pub gateway_mac: Option<MacAddr>,
 }
 
@@ -130,9 +142,9 @@ pub struct Uplink {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
-    /// The pod's address.
-    pub address: Ipv4Addr,
-    /// ENI that owns the address: the pod's traffic leaves there.
+    /// The pod's addresses: one or two, at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// ENI that owns the addresses: the pod's traffic leaves there.
     pub eni_id: String,
     /// Host side of the veth pair.
     pub ifname: String,
@@ -150,4 +162,24 @@ pub struct Endpoint {
     pub pod: String,
     /// Sandbox (container) id of the attachment.
     pub container_id: String,
+}
+
+impl Endpoint {
+    /// The pod's IPv4 address, if it has one.
+    #[must_use]
+    pub fn address4(&self) -> Option<Ipv4Addr> {
+        self.addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        })
+    }
+
+    /// The pod's IPv6 address, if it has one.
+    #[must_use]
+    pub fn address6(&self) -> Option<Ipv6Addr> {
+        self.addresses.iter().find_map(|address| match address {
+            IpAddr::V6(address) => Some(*address),
+            IpAddr::V4(_) => None,
+        })
+    }
 }

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use penstock_dataplane_api::{
-    Access, Endpoint, MacAddr, Node, PortChoice, PortRange, Snapshot, Snat, SnatMode, Uplink,
+    Access, Endpoint, FlowSettings, MacAddr, Node, PortChoice, PortRange, Snapshot, Snat, SnatMode,
+    Uplink,
 };
 
 pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
@@ -250,6 +251,7 @@ impl Stage {
             node: Node {
                 name: "node".to_owned(),
                 primary_address: NODE,
+                primary_address6: None,
             },
             vpc_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
             kernel_cidrs: vec![
@@ -267,6 +269,7 @@ impl Stage {
                 port_choice: PortChoice::Prng,
             },
             imds: Access::Deny,
+            flow: FlowSettings::default(),
             uplinks: vec![Uplink {
                 eni_id: "eni-1".to_owned(),
                 ifname: UPLINK.to_owned(),
@@ -276,6 +279,8 @@ impl Stage {
                 primary: true,
                 address: NODE,
                 gateway: ROUTER,
+                address6: None,
+                gateway6: None,
                 gateway_mac: Some(self.out.mac(WIRE)),
             }],
             endpoints: pods.iter().map(|&pod| self.endpoint(pod)).collect(),
@@ -285,7 +290,7 @@ impl Stage {
     fn endpoint(&self, pod: usize) -> Endpoint {
         let host = host_side(pod);
         Endpoint {
-            address: pod_address(pod),
+            addresses: vec![pod_address(pod).into()],
             eni_id: "eni-1".to_owned(),
             ifindex: self.node.ifindex(&host),
             host_mac: self.node.mac(&host),
