@@ -12,6 +12,7 @@ mod decide;
 mod engine;
 mod entry;
 mod forward;
+pub mod fragments;
 mod hop;
 mod icmp_error;
 pub mod key;
