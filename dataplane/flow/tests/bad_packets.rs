@@ -3,11 +3,11 @@
 
 mod node;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use node::*;
 use penstock_flow::{EngineStats, Ingress, OutIf, UplinkId, Verdict};
-use penstock_packet::build::{Base, Frame};
+use penstock_packet::build::{Base, Base6, Frame};
 use penstock_packet::{DropReason, TcpFlags};
 use proptest::prelude::*;
 
@@ -54,7 +54,10 @@ fn p06_p07_foreign_frames_are_the_kernels_on_an_eni_only() {
         dropped(&pod().with(12, ethertype), TRUNK, reason);
         to_kernel(&eni().with(12, ethertype), ETH0);
     }
-    let ip6 = |frame: Frame| frame.with(12, [0x86, 0xdd]).with(14, [0x60]);
+    let v6 = Base6::new(Ipv6Addr::LOCALHOST, Ipv6Addr::LOCALHOST).udp(1, 2, b"x");
+    let ip6 = |like: Frame| Frame {
+        bytes: [&like.bytes[..12], &v6.bytes[12..]].concat(),
+    };
     dropped(&ip6(pod()), TRUNK, DropReason::Ip6Disabled);
     to_kernel(&ip6(eni()), ETH0);
 }

@@ -44,7 +44,7 @@ drop_reasons! {
     L2Vlan = "l2_vlan", "A pod sent a VLAN-tagged frame (P07).";
     SpoofArp = "spoof_arp", "A pod sent ARP with a sender address or MAC not its own (P09).";
     SpoofRa = "spoof_ra", "A pod sent an IPv6 router advertisement (P74).";
-    SpoofNd = "spoof_nd", "Neighbor discovery about an address not the sender's, or from afar (P75).";
+    SpoofNd = "spoof_nd", "Neighbor discovery about an address not the sender's, from afar or malformed (P75).";
     ArpBad = "arp_bad", "ARP is short or not Ethernet over IPv4 (P10).";
     IpVersion = "ip_version", "EtherType and IP version disagree, or the version is unknown (P11).";
     Ip4Short = "ip4_short", "The frame ends inside the fixed IPv4 header (P12).";

@@ -11,11 +11,13 @@
 pub mod build;
 pub mod checksum;
 mod drop_reason;
+mod extension;
 pub mod hash;
 pub mod icmp;
 mod icmp6;
 mod ip;
 mod ip4;
+mod ip6;
 mod options;
 pub mod parse;
 pub mod rewrite;
@@ -25,7 +27,8 @@ pub mod wire;
 
 pub use drop_reason::DropReason;
 pub use icmp::ErrorKind;
-pub use icmp6::NeighborKind;
+pub use icmp6::{Neighbor, NeighborKind, neighbor};
 pub use ip::{Fragment, Ip, L4, Parsed, Piece};
+pub use ip6::is_martian_source6;
 pub use parse::{frame_length, parse};
 pub use tcp::TcpFlags;

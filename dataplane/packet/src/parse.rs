@@ -5,8 +5,8 @@
 //! matters depends on whether the packet is to be translated, which is the flow engine's to know.
 //! This file knows Ethernet and ARP; each protocol above them has its own.
 
-use crate::wire::{self, at, u8_at, u16_at, u64_at};
-use crate::{DropReason, Parsed, ip4};
+use crate::wire::{self, at, u16_at, u64_at};
+use crate::{DropReason, Parsed, ip4, ip6};
 
 /// Parses a frame.
 ///
@@ -14,9 +14,9 @@ use crate::{DropReason, Parsed, ip4};
 /// frame's length over all its chunks. When the two are equal the frame is in one piece.
 ///
 /// # Errors
-/// The reason under which the packet is dropped. [`DropReason::L2Ethertype`],
-/// [`DropReason::L2Vlan`] and [`DropReason::Ip6Disabled`] only say that the frame is not ours to
-/// read: from an uplink it belongs to the kernel.
+/// The reason under which the packet is dropped. [`DropReason::L2Ethertype`] and
+/// [`DropReason::L2Vlan`] only say that the frame is not ours to read: from an uplink it belongs
+/// to the kernel.
 #[inline]
 pub fn parse(head: &[u8], length: usize) -> Result<Parsed, DropReason> {
     // The source MAC and, in the two low bytes, the EtherType.
@@ -27,19 +27,16 @@ pub fn parse(head: &[u8], length: usize) -> Result<Parsed, DropReason> {
     }
     match word as u16 {
         wire::ETHERTYPE_IP4 => ip4::read(head, length).map(Parsed::Ip),
+        wire::ETHERTYPE_IP6 => ip6::read(head, length).map(Parsed::Ip),
         wire::ETHERTYPE_ARP => arp(head),
         other => Err(not_ours(head, other)),
     }
 }
 
-/// The reason for frames that are neither IPv4 nor ARP.
+/// The reason for frames that are neither IP nor ARP.
 #[cold]
 fn not_ours(head: &[u8], ethertype: u16) -> DropReason {
     match ethertype {
-        wire::ETHERTYPE_IP6 => match u8_at(head, wire::ETHERNET).map(|byte| byte >> 4) {
-            Some(6) => DropReason::Ip6Disabled,
-            _ => DropReason::IpVersion,
-        },
         wire::ETHERTYPE_VLAN | wire::ETHERTYPE_QINQ => match head.get(..wire::ETHERNET + 4) {
             Some(_) => DropReason::L2Vlan,
             None => DropReason::L2Short,
@@ -59,16 +56,15 @@ fn arp(head: &[u8]) -> Result<Parsed, DropReason> {
     Ok(Parsed::Arp)
 }
 
-/// Length of the frame whose IPv4 header [`parse`] accepted: what to send when the frame came
-/// with a trailer. 0 when there is no IPv4 header to ask.
+/// Length of the frame whose IP header [`parse`] accepted: what to send when the frame came with
+/// a trailer. 0 when there is no IP header to ask.
 #[inline]
 #[must_use]
 pub fn frame_length(head: &[u8]) -> usize {
-    match (
-        u16_at(head, at::ETHERTYPE),
-        u16_at(head, at::IP_TOTAL_LENGTH),
-    ) {
-        (Some(wire::ETHERTYPE_IP4), Some(total)) => wire::ETHERNET + usize::from(total),
+    let bytes = |at| u16_at(head, at).map_or(0, usize::from);
+    match u16_at(head, at::ETHERTYPE) {
+        Some(wire::ETHERTYPE_IP4) => wire::ETHERNET + bytes(at::IP_TOTAL_LENGTH),
+        Some(wire::ETHERTYPE_IP6) => wire::ETHERNET + wire::IP6 + bytes(at::IP6_PAYLOAD_LENGTH),
         _ => 0,
     }
 }

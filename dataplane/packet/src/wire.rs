@@ -7,6 +7,8 @@
 pub const ETHERNET: usize = 14;
 /// Bytes of an IPv4 header without options.
 pub const IP4: usize = 20;
+/// Bytes of the fixed IPv6 header.
+pub const IP6: usize = 40;
 /// Bytes of a TCP header without options.
 pub const TCP: usize = 20;
 /// Bytes of a UDP header, and of the fixed part of an ICMP header.
@@ -27,12 +29,14 @@ pub const ETHERTYPE_QINQ: u16 = 0x88a8;
 
 /// IP protocol number of ICMP.
 pub const PROTOCOL_ICMP: u8 = 1;
+/// IP protocol number of ICMPv6.
+pub const PROTOCOL_ICMP6: u8 = 58;
 /// IP protocol number of TCP.
 pub const PROTOCOL_TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const PROTOCOL_UDP: u8 = 17;
 
-/// Offsets in a frame that starts with Ethernet II and, where named so, IPv4.
+/// Offsets in a frame that starts with Ethernet II and, where named so, IPv4 or IPv6.
 pub(crate) mod at {
     pub(crate) const MAC_SOURCE: usize = 6;
     pub(crate) const ETHERTYPE: usize = 12;
@@ -44,6 +48,11 @@ pub(crate) mod at {
     pub(crate) const IP_CHECKSUM: usize = 24;
     pub(crate) const IP_SOURCE: usize = 26;
     pub(crate) const IP_DESTINATION: usize = 30;
+    pub(crate) const IP6_PAYLOAD_LENGTH: usize = 18;
+    pub(crate) const IP6_NEXT_HEADER: usize = 20;
+    pub(crate) const IP6_HOP_LIMIT: usize = 21;
+    pub(crate) const IP6_SOURCE: usize = 22;
+    pub(crate) const IP6_DESTINATION: usize = 38;
 }
 
 /// Reads `N` bytes at `at`.

@@ -121,10 +121,6 @@ fn p11_version() {
     refused(&udp().with(14, [0x65]), DropReason::IpVersion);
     refused(&udp().with(14, [0x05]), DropReason::IpVersion);
     refused(&udp().with(12, [0x86, 0xdd]), DropReason::IpVersion);
-    refused(
-        &udp().with(12, [0x86, 0xdd]).with(14, [0x60]),
-        DropReason::Ip6Disabled,
-    );
 }
 
 #[test]
