@@ -24,7 +24,7 @@ mod reject;
 mod seeded;
 mod snapshot;
 mod table;
-mod tcp_state;
+pub mod tcp_state;
 mod time;
 mod timeout;
 mod verdict;
