@@ -26,7 +26,7 @@ mod snapshot;
 mod table;
 pub mod tcp_state;
 mod time;
-mod timeout;
+pub mod timeout;
 mod verdict;
 mod wheel;
 
