@@ -5,7 +5,7 @@
 //! fragment, a broadcast or multicast frame, or to an address that cannot be answered
 //! (RFC 1122 3.2.2, RFC 1812 4.3.2.7).
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use penstock_packet::icmp::{self, Envelope};
 use penstock_packet::{Fragment, L4, Parsed, parse};
@@ -69,8 +69,12 @@ impl Limiter {
     }
 
     /// Whether one more error may go to `address`.
-    fn admit(&mut self, address: Ipv4Addr, now: Timestamp) -> bool {
-        let hash = mix(self.seed, u64::from(address.to_bits()), 0) as usize;
+    fn admit(&mut self, address: IpAddr, now: Timestamp) -> bool {
+        let bits = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        let hash = mix(self.seed, (bits >> 64) as u64, bits as u64) as usize;
         let Some(bucket) = self.addresses.get_mut(hash & (BUCKETS - 1)) else {
             return false;
         };
@@ -133,10 +137,87 @@ impl Engine {
                 (envelope, OutIf::Uplink(id))
             }
         };
-        if !self.limiter.admit(source, now) {
+        if !self.limiter.admit(source.into(), now) {
             return None;
         }
         let length = icmp::build_error(out, rejection.error, &envelope, head, &packet)?;
         Some((length, way))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::time::Duration;
+
+    fn address(n: u16) -> IpAddr {
+        match n % 2 {
+            0 => Ipv4Addr::from_bits(0x0a00_0000 | u32::from(n)).into(),
+            _ => Ipv6Addr::from_bits(0xfd << 120 | u128::from(n)).into(),
+        }
+    }
+
+    /// Most errors admitted in any window of one second, to anyone in `of`, when `workers` with
+    /// this many addresses are asked 50 times a millisecond for three seconds.
+    fn flood(workers: u16, addresses: u16) -> (usize, HashMap<IpAddr, usize>) {
+        let mut limiters: Vec<Limiter> = (0..workers)
+            .map(|n| Limiter::new(workers, [9, n.into()]))
+            .collect();
+        let mut admitted: Vec<(u64, IpAddr)> = Vec::new();
+        for millisecond in 0..3_000u64 {
+            let now = Timestamp::from_nanos((10_000 + millisecond) * 1_000_000);
+            for n in 0..50u64 {
+                let turn = millisecond * 50 + n;
+                let to = address((turn % u64::from(addresses)) as u16);
+                let worker = (turn / u64::from(addresses) % u64::from(workers)) as usize;
+                if limiters[worker].admit(to, now) {
+                    admitted.push((millisecond, to));
+                }
+            }
+        }
+        let most = |of: &dyn Fn(IpAddr) -> bool| {
+            let times: Vec<u64> = admitted
+                .iter()
+                .filter(|(_, to)| of(*to))
+                .map(|(at, _)| *at)
+                .collect();
+            let within = |start: &u64| {
+                times
+                    .iter()
+                    .filter(|at| (0..1_000).contains(&at.wrapping_sub(*start)))
+                    .count()
+            };
+            times.iter().map(within).max().unwrap_or(0)
+        };
+        let each = (0..addresses)
+            .map(address)
+            .map(|one| (one, most(&|to| to == one)));
+        (most(&|_| true), each.collect())
+    }
+
+    /// T54: 50,000 packets a second that want an error each, at one worker and at two.
+    #[test]
+    fn t54_100_a_second_to_one_and_1000_to_all() {
+        for workers in [1, 2] {
+            for family in 0..2 {
+                let (_, each) = flood(workers, 1 + family);
+                assert!(each.values().all(|n| (90..=100).contains(n)), "{each:?}");
+            }
+            let (all, each) = flood(workers, 40);
+            assert!((900..=1_000).contains(&all), "{all}");
+            assert!(each.values().all(|n| *n <= 100), "{each:?}");
+        }
+    }
+
+    #[test]
+    fn silence_saves_up_no_more_than_a_burst() {
+        let mut limiter = Limiter::new(1, [9, 9]);
+        let later = Timestamp::from_nanos(0).after(Duration::from_secs(86_400));
+        let burst = (0..100)
+            .filter(|_| limiter.admit(address(0), later))
+            .count();
+        assert_eq!(burst, 10, "a ninth of a second's worth of 90");
     }
 }
