@@ -159,7 +159,7 @@ fn l4_header(protocol: u8, l4: &[u8], length: usize, datagram: usize) -> L4 {
     match protocol {
         wire::PROTOCOL_TCP => tcp::read(l4, length),
         wire::PROTOCOL_UDP => udp::read(l4, datagram),
-        wire::PROTOCOL_ICMP => icmp::read(l4),
+        wire::PROTOCOL_ICMP => icmp::read4(l4),
         _ => L4::Other,
     }
 }

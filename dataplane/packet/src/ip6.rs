@@ -5,10 +5,11 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::checksum::Sum;
 use crate::extension::{self, Chain};
 use crate::ip::{Fragment, Ip, L4};
 use crate::wire::{self, at, u8_at, u16_at};
-use crate::{DropReason, icmp6, tcp, udp};
+use crate::{DropReason, icmp, tcp, udp};
 
 /// Bytes of a frame to the end of its fixed IPv6 header.
 const FIXED: usize = wire::ETHERNET + wire::IP6;
@@ -97,9 +98,22 @@ fn l4_header(chain: &Chain, l4: &[u8], length: usize) -> Result<L4, DropReason> 
     Ok(match chain.protocol {
         wire::PROTOCOL_TCP => tcp::read(l4, length),
         wire::PROTOCOL_UDP => udp::read(l4, datagram),
-        wire::PROTOCOL_ICMP6 => icmp6::read(l4),
+        wire::PROTOCOL_ICMP6 => icmp::read6(l4),
         _ => L4::Other,
     })
+}
+
+/// Sum of the pseudo-header in front of `length` bytes of L4 of `protocol`, for the addresses of the
+/// IPv6 header in `head` (RFC 8200 8.1). `None` when the header is not there.
+pub(crate) fn pseudo_header(head: &[u8], length: usize, protocol: u8) -> Option<Sum> {
+    let addresses = head.get(at::IP6_SOURCE..FIXED)?;
+    let length = u16::try_from(length).ok()?;
+    Some(
+        Sum::ZERO
+            .bytes(addresses)
+            .word(length)
+            .word(u16::from(protocol)),
+    )
 }
 
 /// Whether no packet to be forwarded may come from `source` (P73): the unspecified address, which

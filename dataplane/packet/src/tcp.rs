@@ -44,6 +44,15 @@ impl TcpFlags {
     }
 }
 
+/// Offset of the checksum in the header.
+pub(crate) const CHECKSUM: usize = 16;
+
+/// Bytes of the header at the start of `l4`, as it says.
+#[inline]
+pub(crate) fn header_length(l4: &[u8]) -> Option<usize> {
+    Some(usize::from(u8_at(l4, 12)? >> 4) * 4)
+}
+
 /// Reads the header at the start of `l4`; `length` is what the packet says L4 has.
 #[inline]
 pub(crate) fn read(l4: &[u8], length: usize) -> L4 {
@@ -53,8 +62,8 @@ pub(crate) fn read(l4: &[u8], length: usize) -> L4 {
 #[inline]
 fn header(l4: &[u8], length: usize) -> Option<L4> {
     let header: &[u8; wire::TCP] = l4.first_chunk()?;
-    let offset = usize::from(u8_at(header, 12)? >> 4) * 4;
-    if offset < wire::TCP || offset > length {
+    let header_length = header_length(header)?;
+    if header_length < wire::TCP || header_length > length {
         return None;
     }
     Some(L4::Tcp {

@@ -15,6 +15,7 @@ use penstock_flow::{
 };
 use penstock_packet::build::{Base, Frame};
 use penstock_packet::frame_length;
+use penstock_packet::icmp::MAX_ERROR;
 
 pub(crate) const TRUNK_MAC: [u8; 6] = [2, 0xaa, 0, 0, 0, 0];
 pub(crate) const TRUNK: Ingress = Ingress::Trunk;
@@ -183,7 +184,7 @@ impl Node {
         let Verdict::Reject(rejection) = verdict else {
             panic!("not rejected: {verdict:?}");
         };
-        let mut out = [0; 200];
+        let mut out = [0; MAX_ERROR];
         let (length, _) =
             self.engines[0].reject(&frame.bytes, &rejection, &self.snapshot, self.now, &mut out)?;
         Some(Frame {

@@ -1,25 +1,12 @@
-//! ICMPv6: what a message is, and what neighbor discovery claims.
+//! Neighbor discovery: what a message claims about addresses and MACs.
 //!
-//! References: RFC 4443, RFC 4861, RFC 6980.
+//! Who may say what is the flow engine's to judge. References: RFC 4861, RFC 6980.
 
 use std::net::Ipv6Addr;
 
 use crate::DropReason;
-use crate::icmp::ErrorKind;
 use crate::ip::{Fragment, Ip, L4};
-use crate::wire::{self, u8_at, u16_at};
-
-const UNREACHABLE: u8 = 1;
-const TOO_BIG: u8 = 2;
-const TIME_EXCEEDED: u8 = 3;
-const PARAMETER_PROBLEM: u8 = 4;
-const ECHO_REQUEST: u8 = 128;
-const ECHO_REPLY: u8 = 129;
-const ROUTER_SOLICITATION: u8 = 133;
-const ROUTER_ADVERTISEMENT: u8 = 134;
-const NEIGHBOR_SOLICITATION: u8 = 135;
-const NEIGHBOR_ADVERTISEMENT: u8 = 136;
-const REDIRECT: u8 = 137;
+use crate::wire::{self, u8_at};
 
 const OPTION_SOURCE_MAC: u8 = 1;
 const OPTION_TARGET_MAC: u8 = 2;
@@ -49,33 +36,6 @@ pub struct Neighbor {
     /// The MAC it gives for its sender ([`NeighborKind::RouterSolicitation`],
     /// [`NeighborKind::RouterAdvertisement`], [`NeighborKind::Solicitation`]) or its target.
     pub mac: Option<[u8; 6]>,
-}
-
-/// Reads the message at the start of `l4`.
-#[inline]
-pub(crate) fn read(l4: &[u8]) -> L4 {
-    header(l4).unwrap_or(L4::Malformed(DropReason::IcmpBad))
-}
-
-/// Kind of the message; `None` when its 8 bytes are not there.
-#[inline]
-fn header(l4: &[u8]) -> Option<L4> {
-    let header: &[u8; wire::ICMP] = l4.first_chunk()?;
-    let id = u16_at(header, 4)?;
-    Some(match u8_at(header, 0)? {
-        ECHO_REQUEST => L4::EchoRequest { id },
-        ECHO_REPLY => L4::EchoReply { id },
-        UNREACHABLE => L4::IcmpError(ErrorKind::Unreachable),
-        TOO_BIG => L4::IcmpError(ErrorKind::TooBig),
-        TIME_EXCEEDED => L4::IcmpError(ErrorKind::TimeExceeded),
-        PARAMETER_PROBLEM => L4::IcmpError(ErrorKind::ParameterProblem),
-        ROUTER_SOLICITATION => L4::Neighbor(NeighborKind::RouterSolicitation),
-        ROUTER_ADVERTISEMENT => L4::Neighbor(NeighborKind::RouterAdvertisement),
-        NEIGHBOR_SOLICITATION => L4::Neighbor(NeighborKind::Solicitation),
-        NEIGHBOR_ADVERTISEMENT => L4::Neighbor(NeighborKind::Advertisement),
-        REDIRECT => L4::Neighbor(NeighborKind::Redirect),
-        _ => L4::IcmpOther,
-    })
 }
 
 /// Reads a message of neighbor discovery: `packet` is what [`crate::parse()`] said of `head`, and
