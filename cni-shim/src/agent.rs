@@ -100,7 +100,8 @@ pub(crate) fn collect_garbage(config: &Config) -> Result<(), Failure> {
         other => return Err(unexpected(&other)),
     };
     let problems: Vec<_> = stale(pods, &config.name, valid)
-        .filter_map(|key| ask(&config.run_dir, &Request::Del { key }, deadline).err())
+        .map(|key| Request::Del { key, generation: 0 })
+        .filter_map(|request| ask(&config.run_dir, &request, deadline).err())
         .map(|failure| format!("{failure}: {}", failure.details))
         .collect();
     if problems.is_empty() {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use penstock_control_api::{Attachment, Failure, MacAddr, Request, code};
-use penstock_netlink::Netlink;
+use penstock_netlink::{Ipv4Net, Netlink};
 
 use crate::agent::{DEL_DEADLINE, ask, ask_attachment};
 use crate::config::Config;
@@ -13,7 +13,8 @@ use crate::failure::{CONFIG, IO, failure};
 use crate::invocation::Invocation;
 use crate::netns::Namespace;
 use crate::pod::{Pair, Sides, mismatch};
-use crate::result::{Attached, added, mentions};
+use crate::previous::Previous;
+use crate::result::{Attached, added};
 use crate::{print, report};
 
 /// Longest an ADD or CHECK waits for the agent, all calls together.
@@ -23,6 +24,8 @@ const ROLLBACK_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Attaches the pod and prints the result.
 pub(crate) fn add(invocation: &Invocation, config: &Config) -> Result<(), Failure> {
+    config.is_grantable()?;
+    somebody_listens()?;
     let deadline = Instant::now() + ADD_DEADLINE;
     let mut sides = open_sides(invocation)?;
     let key = invocation.key(&config.name);
@@ -35,12 +38,16 @@ pub(crate) fn add(invocation: &Invocation, config: &Config) -> Result<(), Failur
     let attachment = ask_attachment(&config.run_dir, &reserve, deadline)?;
     if attachment.confirmed && sides.exists(&invocation.ifname) {
         // A repeated ADD of a live pod: the same answer, or an error that leaves it alone.
-        let pair = sides.inspect(&invocation.ifname, &attachment)?;
+        let pair = sides.inspect(&invocation.ifname, &attachment, None)?;
         return print(&added(config, &attached(invocation, &attachment, &pair)?));
     }
     attach(&mut sides, invocation, config, &attachment, deadline).map_err(|mut failure| {
         let deadline = Instant::now() + ROLLBACK_DEADLINE;
-        if let Err(second) = ask(&config.run_dir, &Request::Del { key }, deadline) {
+        let undo = Request::Del {
+            key,
+            generation: attachment.generation,
+        };
+        if let Err(second) = ask(&config.run_dir, &undo, deadline) {
             failure.details += &format!("; and returning the address failed: {second}");
         }
         failure
@@ -70,12 +77,13 @@ fn attach(
             host_ifindex: pair.host.index,
             host_mac: attached.host_mac,
             pod_mac: attached.pod_mac,
+            generation: attachment.generation,
         };
         ask(&config.run_dir, &confirm, deadline)?;
         print(&added(config, &attached))
     };
     finish().map_err(|mut failure| {
-        if let Err(second) = sides.remove_host_end(&attachment.host_ifname) {
+        if let Err(second) = sides.remove(&pair) {
             failure.details += &format!("; and removing the veth pair failed: {}", second.details);
         }
         failure
@@ -85,15 +93,20 @@ fn attach(
 /// Detaches the pod. Succeeds whatever is missing: what cannot be done now, the agent finishes
 /// from its record, and the runtime must not keep a dead pod for it.
 pub(crate) fn del(invocation: &Invocation, config: &Config) -> Result<(), Failure> {
-    if let Ok(mut sides) = open_sides(invocation) {
-        // The pod's end first, so that it cannot send from an address that is being released.
-        // It is in this sandbox's own namespace: a newer pod of that name is not touched.
-        let _ = sides.remove_pod_end(&invocation.ifname, &config.veth_prefix);
-    }
-    let key = invocation.key(&config.name);
+    let request = Request::Del {
+        key: invocation.key(&config.name),
+        generation: 0,
+    };
     let deadline = Instant::now() + DEL_DEADLINE;
-    if let Err(failure) = ask(&config.run_dir, &Request::Del { key }, deadline) {
+    if let Err(failure) = ask(&config.run_dir, &request, deadline) {
         report(&config.version, &failure, &mut io::stderr());
+    }
+    // What is left of the pair, when the agent is away or has lost its record. It is looked for in
+    // this sandbox's own namespace: a newer pod of the same name is not touched.
+    if let Ok(mut sides) = open_sides(invocation) {
+        let listed = config.previous.as_ref();
+        let mac = listed.and_then(|result| Previous(result).mac(&invocation.ifname));
+        let _ = sides.remove_pod_end(&invocation.ifname, &config.veth_prefix, mac);
     }
     Ok(())
 }
@@ -115,13 +128,28 @@ pub(crate) fn check(invocation: &Invocation, config: &Config) -> Result<(), Fail
     if !attachment.confirmed {
         return Err(mismatch("the attachment was never completed".to_owned()));
     }
-    if !mentions(previous, attachment.address) {
+    let previous = Previous(previous);
+    if !previous.has_address(Ipv4Net::from(attachment.address)) {
         return Err(mismatch(format!(
             "prevResult does not hold {}/32, the address on record",
             attachment.address
         )));
     }
-    sides.inspect(&invocation.ifname, &attachment).map(drop)
+    sides
+        .inspect(&invocation.ifname, &attachment, Some(previous))
+        .map(drop)
+}
+
+/// An address nobody would hear of is not taken. A closed standard output is `/dev/null` by now:
+/// the Rust runtime opens that before `main`, so that no other file gets the number.
+fn somebody_listens() -> Result<(), Failure> {
+    let null = |path| nix::sys::stat::stat(path).map(|stat| stat.st_rdev);
+    let ours = nix::sys::stat::fstat(io::stdout()).map(|stat| stat.st_rdev);
+    if ours.is_ok_and(|device| device != 0 && null("/dev/null") == Ok(device)) {
+        let details = "the runtime must read standard output";
+        return Err(failure(IO, "the result of ADD would be lost", details));
+    }
+    Ok(())
 }
 
 fn open_sides(invocation: &Invocation) -> Result<Sides, Failure> {

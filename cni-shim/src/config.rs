@@ -10,7 +10,7 @@ use penstock_control_api::Failure;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::failure::{CONFIG, DECODE, IO, VERSION, failure};
+use crate::failure::{CONFIG, DECODE, IO, UNSUPPORTED, VERSION, failure};
 use crate::invocation::is_name;
 use crate::{LATEST, SUPPORTED};
 
@@ -34,6 +34,7 @@ pub(crate) struct Config {
     pub(crate) mtu: Option<u32>,
     pub(crate) dns: Value,
     pub(crate) previous: Option<Map<String, Value>>,
+    wishes: RuntimeConfig,
     /// GC only.
     pub(crate) valid_attachments: Option<Vec<ValidAttachment>>,
 }
@@ -44,6 +45,14 @@ pub(crate) struct ValidAttachment {
     #[serde(rename = "containerID")]
     pub(crate) container_id: String,
     pub(crate) ifname: String,
+}
+
+/// What the runtime passes for the capabilities a configuration declares. Those not named here
+/// (`portMappings`, `bandwidth`, ...) are carried out by the plugins after this one.
+#[derive(Debug, Deserialize, Default)]
+struct RuntimeConfig {
+    ips: Option<Value>,
+    mac: Option<Value>,
 }
 
 /// The configuration as written; keys we do not know belong to others.
@@ -57,6 +66,7 @@ struct RawConfig {
     mtu: Option<Value>,
     dns: Option<Map<String, Value>>,
     prev_result: Option<Map<String, Value>>,
+    runtime_config: Option<RuntimeConfig>,
     #[serde(rename = "cni.dev/valid-attachments")]
     valid_attachments: Option<Vec<ValidAttachment>>,
 }
@@ -75,6 +85,30 @@ impl Config {
         let raw: RawConfig = serde_json::from_slice(&bounded(stream).ok()?).ok()?;
         raw.cni_version
             .filter(|version| SUPPORTED.contains(&version.as_str()))
+    }
+
+    /// Whether ADD can grant what the runtime asks for: a pod must not come up with another address
+    /// than was wanted.
+    ///
+    /// # Errors
+    /// Code 2, with key and value.
+    pub(crate) fn is_grantable(&self) -> Result<(), Failure> {
+        let RuntimeConfig { ips, mac } = &self.wishes;
+        let reasons = [
+            ("ips", ips, "EC2 decides which addresses a node has"),
+            ("mac", mac, "the plugin chooses hardware addresses"),
+        ];
+        let asked = |value: &Value| !["null", "[]", "\"\""].contains(&value.to_string().as_str());
+        for (key, value, reason) in reasons {
+            if let Some(value) = value.as_ref().filter(|value| asked(value)) {
+                return Err(failure(
+                    UNSUPPORTED,
+                    format!("runtimeConfig: `{key}` {value} is not supported"),
+                    format!("{reason}; take `{key}` out of the configuration's `capabilities`"),
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, Failure> {
@@ -101,6 +135,7 @@ impl Config {
             mtu: raw.mtu.as_ref().map(mtu).transpose()?,
             dns: Value::Object(raw.dns.unwrap_or_default()),
             previous: raw.prev_result,
+            wishes: raw.runtime_config.unwrap_or_default(),
             valid_attachments: raw.valid_attachments,
         })
     }

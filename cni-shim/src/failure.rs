@@ -5,6 +5,8 @@ use penstock_control_api::Failure;
 
 /// The configuration's cniVersion is not supported.
 pub(crate) const VERSION: u32 = 1;
+/// The configuration asks for something that cannot be had here.
+pub(crate) const UNSUPPORTED: u32 = 2;
 /// An environment variable is missing or invalid.
 pub(crate) const ENVIRONMENT: u32 = 4;
 /// Reading or writing failed.

@@ -22,6 +22,7 @@ mod failure;
 mod invocation;
 mod netns;
 mod pod;
+mod previous;
 mod result;
 
 use std::io::{self, Write};

@@ -15,6 +15,7 @@ use penstock_netlink::{
 
 use crate::failure::{IO, failure};
 use crate::netns::Namespace;
+use crate::previous::Previous;
 
 /// Both sides of the wall.
 pub(crate) struct Sides {
@@ -35,7 +36,6 @@ pub(crate) struct Pair {
 impl Sides {
     /// Creates and configures the pair; on failure nothing is left.
     pub(crate) fn build(&mut self, ifname: &str, wanted: &Attachment) -> Result<Pair, Failure> {
-        self.remove_stale(&wanted.host_ifname)?;
         match self.pod.link_by_name(ifname) {
             Ok(_) => return Err(taken(ifname)),
             Err(error) if error.is_not_found() => {}
@@ -59,7 +59,9 @@ impl Sides {
             .create_veth(&spec)
             .map_err(|error| kernel(&error))?;
         self.configure(ifname, wanted, host_mac).map_err(|error| {
-            let _ = self.remove_host_end(&wanted.host_ifname);
+            // By the name in the pod, which was free a moment ago: the one on the node may be another's.
+            let made = self.pod.link_by_name(ifname);
+            let _ = made.and_then(|link| self.pod.delete_link(link.index));
             kernel(&error)
         })
     }
@@ -90,38 +92,25 @@ impl Sides {
         })
     }
 
-    /// The agent derives the host name from the pod's, so a re-created pod finds its
-    /// predecessor's link under it. Whatever is not a veth is not ours.
-    fn remove_stale(&mut self, host_ifname: &str) -> Result<(), Failure> {
-        match self.host.link_by_name(host_ifname) {
-            Ok(link) if link.kind == "veth" => self.remove_host_end(host_ifname),
-            Ok(link) => Err(failure(
-                code::KERNEL,
-                format!("the node has an interface {host_ifname} that is not a pod's"),
-                format!("its kind is {:?}; rename or delete it", link.kind),
-            )),
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(kernel(&error)),
-        }
-    }
-
-    /// Deletes the pair by its host end; done when it is gone, whoever removed it.
-    pub(crate) fn remove_host_end(&mut self, host_ifname: &str) -> Result<(), Failure> {
-        let removed = self
-            .host
-            .link_by_name(host_ifname)
-            .and_then(|link| self.host.delete_link(link.index));
-        match removed {
+    /// Deletes a pair this process built; done when it is gone, whoever removed it.
+    pub(crate) fn remove(&mut self, pair: &Pair) -> Result<(), Failure> {
+        match self.pod.delete_link(pair.pod.index) {
             Err(error) if !error.is_not_found() => Err(kernel(&error)),
             _ => Ok(()),
         }
     }
 
-    /// Deletes the pair by its pod end, if that is one of ours: a veth whose peer is in the node
-    /// under a name with our prefix.
-    pub(crate) fn remove_pod_end(&mut self, ifname: &str, veth_prefix: &str) -> Result<(), Error> {
+    /// Deletes the pair by its pod end, if that is one of ours: a veth with the address ADD gave it,
+    /// where that is known, whose peer is in the node under a name with our prefix.
+    pub(crate) fn remove_pod_end(
+        &mut self,
+        ifname: &str,
+        veth_prefix: &str,
+        mac: Option<MacAddr>,
+    ) -> Result<(), Error> {
         let pod = self.pod.link_by_name(ifname)?;
-        let Some(peer) = pod.peer_index.filter(|_| pod.kind == "veth") else {
+        let another = mac.is_some_and(|MacAddr(mac)| pod.mac != Some(mac));
+        let Some(peer) = pod.peer_index.filter(|_| pod.kind == "veth" && !another) else {
             return Ok(());
         };
         let host = self.host.link_by_index(peer)?;
@@ -136,8 +125,14 @@ impl Sides {
         self.pod.link_by_name(ifname).is_ok()
     }
 
-    /// Compares what is there with what should be; the first difference is the error.
-    pub(crate) fn inspect(&mut self, ifname: &str, wanted: &Attachment) -> Result<Pair, Failure> {
+    /// Compares what is there with what should be; the first difference is the error. What later
+    /// plugins of the chain changed and listed in their result is as it should be.
+    pub(crate) fn inspect(
+        &mut self,
+        ifname: &str,
+        wanted: &Attachment,
+        result: Option<Previous<'_>>,
+    ) -> Result<Pair, Failure> {
         let pod = present(self.pod.link_by_name(ifname), "interface", ifname)?;
         let host_name = &wanted.host_ifname;
         let host = present(self.host.link_by_name(host_name), "interface", host_name)?;
@@ -146,22 +141,10 @@ impl Sides {
             format!("{ifname} and {host_name} are not a pair")
         })?;
         for link in [&pod, &host] {
-            let (name, mtu) = (&link.name, link.mtu);
-            require(link.up, || format!("{name} is down"))?;
-            require(mtu == wanted.mtu, || {
-                format!("{name} has MTU {mtu}, not {}", wanted.mtu)
-            })?;
+            inspect_link(link, wanted.mtu, result)?;
         }
-        self.inspect_addresses(&pod, wanted.address)?;
-        let there = self
-            .pod
-            .routes(MAIN_TABLE)
-            .map_err(|error| kernel(&error))?;
-        for route in routes(pod.index) {
-            require(there.contains(&route), || {
-                format!("the pod has no route to {}", route.destination)
-            })?;
-        }
+        self.inspect_addresses(&pod, wanted.address, result)?;
+        self.inspect_routes(&pod, result)?;
         let gateway = Neighbor {
             index: pod.index,
             address: POD_GATEWAY,
@@ -178,7 +161,12 @@ impl Sides {
         Ok(Pair { host, pod })
     }
 
-    fn inspect_addresses(&mut self, pod: &Link, wanted: Ipv4Addr) -> Result<(), Failure> {
+    fn inspect_addresses(
+        &mut self,
+        pod: &Link,
+        wanted: Ipv4Addr,
+        result: Option<Previous<'_>>,
+    ) -> Result<(), Failure> {
         let wanted = Ipv4Net::from(wanted);
         let found = self
             .pod
@@ -187,12 +175,46 @@ impl Sides {
         require(found.iter().any(|address| address.net == wanted), || {
             format!("{} lacks address {wanted}", pod.name)
         })?;
-        match found.iter().find(|address| address.net != wanted) {
+        let listed = |net| result.is_some_and(|result| result.has_address(net));
+        let mut others = found.iter().map(|address| address.net);
+        match others.find(|net| *net != wanted && !listed(*net)) {
             Some(foreign) => require(false, || {
-                format!("{} has a foreign address {}", pod.name, foreign.net)
+                format!("{} has a foreign address {foreign}", pod.name)
             }),
             None => Ok(()),
         }
+    }
+
+    fn inspect_routes(&mut self, pod: &Link, result: Option<Previous<'_>>) -> Result<(), Failure> {
+        if result.is_some_and(|result| !result.has_default_route()) {
+            // A later plugin has taken the pod's routing over.
+            return Ok(());
+        }
+        let there = self
+            .pod
+            .routes(MAIN_TABLE)
+            .map_err(|error| kernel(&error))?;
+        for route in routes(pod.index) {
+            require(there.contains(&route), || {
+                format!("the pod has no route to {}", route.destination)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn inspect_link(link: &Link, mtu: u32, result: Option<Previous<'_>>) -> Result<(), Failure> {
+    let name = &link.name;
+    require(link.up, || format!("{name} is down"))?;
+    let mtu = result.and_then(|result| result.mtu(name)).unwrap_or(mtu);
+    require(link.mtu == mtu, || {
+        format!("{name} has MTU {}, not {mtu}", link.mtu)
+    })?;
+    match result.and_then(|result| result.mac(name)) {
+        Some(mac) => require(link.mac == Some(mac.0), || {
+            format!("{name} has another hardware address than {mac}")
+        }),
+        None => Ok(()),
     }
 }
 

@@ -64,12 +64,3 @@ fn append<const N: usize>(result: &mut Map<String, Value>, key: &str, values: [V
         length
     })
 }
-
-/// Whether an earlier result holds `address` as a /32.
-pub(crate) fn mentions(previous: &Map<String, Value>, address: Ipv4Addr) -> bool {
-    let wanted = format!("{address}/32");
-    previous
-        .get("ips")
-        .and_then(Value::as_array)
-        .is_some_and(|ips| ips.iter().any(|ip| ip["address"] == wanted.as_str()))
-}

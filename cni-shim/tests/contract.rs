@@ -216,7 +216,7 @@ fn del_repeats_and_succeeds_whatever_control_says() {
     del.clone().without("CNI_NETNS").run().done();
     let asked = control.asked();
     assert_eq!(asked.len(), 4);
-    let Request::Del { key } = &asked[0] else {
+    let Request::Del { key, generation: 0 } = &asked[0] else {
         unreachable!("asked {asked:?}");
     };
     assert_eq!(key.network, "penstock");
@@ -322,7 +322,7 @@ fn c13_gc_removes_what_the_runtime_no_longer_has() {
         .asked()
         .into_iter()
         .filter_map(|request| match request {
-            Request::Del { key } => Some(key.container_id),
+            Request::Del { key, .. } => Some(key.container_id),
             _ => None,
         })
         .collect();
@@ -336,4 +336,77 @@ fn check_of_a_vanished_sandbox_does_not_bother_control() {
     config["prevResult"] = json!({ "cniVersion": "1.0.0", "ips": [] });
     Call::new("CHECK", &config).run().refused(5);
     assert!(control.asked().is_empty());
+}
+
+#[test]
+fn c18_unknown_keys_and_other_plugins_capabilities_are_ignored() {
+    let mut config = config("1.1.0", nowhere());
+    config["penstock.example/hint"] = json!({ "a": [1, 2] });
+    config["cniVersions"] = json!(["1.0.0", "1.1.0"]);
+    config["disableGC"] = json!(true);
+    config["args"] = json!({ "cni": { "labels": [] } });
+    config["runtimeConfig"] = json!({
+        "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }],
+        "bandwidth": { "ingressRate": 1000, "ingressBurst": 1000 },
+        "ips": [],
+        "mac": "",
+        "aliases": ["a"],
+    });
+    // Far enough to find that there is no such namespace.
+    Call::new("ADD", &config).run().refused(5);
+}
+
+#[test]
+fn wishes_that_cannot_be_granted_are_refused_by_name_and_value() {
+    for (key, value, text) in [
+        ("ips", json!(["10.0.0.7/24"]), "10.0.0.7/24"),
+        ("mac", json!("02:00:00:00:00:07"), "02:00:00:00:00:07"),
+    ] {
+        let mut config = config("1.0.0", nowhere());
+        config["runtimeConfig"] = json!({ key: value });
+        let error = Call::new("ADD", &config).run().refused(2);
+        let message = error["msg"].as_str().unwrap();
+        assert!(message.contains(key) && message.contains(text), "{error}");
+        Call::new("DEL", &config).run().done();
+    }
+}
+
+#[test]
+fn c13_gc_goes_on_after_a_failure_and_reports_all() {
+    let row = |container_id: &str| PodRow {
+        namespace: "default".to_owned(),
+        pod: "p".to_owned(),
+        address: ADDRESS,
+        eni_id: "eni-0".to_owned(),
+        device_number: 0,
+        host_ifname: "eni0".to_owned(),
+        network: "penstock".to_owned(),
+        container_id: container_id.to_owned(),
+        ifname: "eth0".to_owned(),
+        confirmed: true,
+    };
+    let rows = vec![row("one"), row("two"), row("three")];
+    let control = Control::serve(move |request| match request {
+        Request::Pods => Some(Response::Pods(rows.clone())),
+        Request::Del { key, .. } if key.container_id == "two" => Some(Response::Done),
+        Request::Del { key, .. } => Some(Response::Error(Failure {
+            code: 101,
+            message: format!("rule of {} stays", key.container_id),
+            details: "busy".to_owned(),
+        })),
+        _ => None,
+    });
+    let mut config = config("1.1.0", &control.run_dir());
+    config["cni.dev/valid-attachments"] = json!([]);
+    let error = Call::new("GC", &config).run().refused(101);
+    let details = error["details"].as_str().unwrap();
+    assert!(details.contains("rule of one stays") && details.contains("rule of three stays"));
+    assert_eq!(control.asked().len(), 4, "each was tried");
+}
+
+#[test]
+fn c13_gc_without_the_agent_says_try_again() {
+    let mut config = config("1.1.0", nowhere());
+    config["cni.dev/valid-attachments"] = json!([]);
+    Call::new("GC", &config).run().refused(11);
 }

@@ -24,7 +24,7 @@ use penstock_control_api::{Failure, POD_GATEWAY, Request, Response};
 use penstock_netlink::{
     Ipv4Net, Link, LinkChange, MAIN_TABLE, Neighbor, Netlink, Route, VethEnd, VethSpec,
 };
-use rig::{ADDRESS, Call, Control, HOST_IFNAME, MTU, attachment, config};
+use rig::{ADDRESS, Call, Control, GENERATION, HOST_IFNAME, MTU, attachment, config};
 use serde_json::{Value, json};
 
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
@@ -77,15 +77,31 @@ impl Pod {
     }
 }
 
-/// A control that takes the pod live as the real one does: host side up last.
+/// The name is another sandbox's no longer.
+fn clear_name(node: &mut Netlink) {
+    if let Ok(link) = node.link_by_name(HOST_IFNAME) {
+        node.delete_link(link.index).unwrap();
+    }
+}
+
+/// A control that takes the pod live as the real one does: the name cleared, host side up last.
 fn control() -> Control {
     let mut confirmed = false;
     Control::serve(move |request| {
         Some(match request {
-            Request::Add { .. } | Request::Check { .. } => {
+            Request::Add { .. } => {
+                if !confirmed {
+                    clear_name(&mut Netlink::open().unwrap());
+                }
                 Response::Attachment(attachment(confirmed))
             }
-            Request::Confirm { host_ifindex, .. } => {
+            Request::Check { .. } => Response::Attachment(attachment(confirmed)),
+            Request::Confirm {
+                host_ifindex,
+                generation,
+                ..
+            } => {
+                assert_eq!(*generation, GENERATION);
                 let mut node = Netlink::open().unwrap();
                 assert!(!node.link_by_index(*host_ifindex).unwrap().up);
                 node.set_link(*host_ifindex, &UP).unwrap();
@@ -117,8 +133,14 @@ fn refusing_confirm() -> Control {
 fn assert_returned(control: &Control) {
     let asked = control.asked();
     assert!(
-        matches!(asked.last(), Some(Request::Del { .. })),
-        "the address was not returned: {asked:?}"
+        matches!(
+            asked.last(),
+            Some(Request::Del {
+                generation: GENERATION,
+                ..
+            })
+        ),
+        "the address was not returned, or more than that: {asked:?}"
     );
 }
 
@@ -300,7 +322,7 @@ fn a_recreated_pod_takes_its_name_over() {
 
 #[test]
 #[ignore = "needs root and network namespaces"]
-fn check_finds_every_difference() {
+fn c11_check_finds_every_difference() {
     on_a_node(|| {
         let (mut pod, control) = (Pod::new(), control());
         let mut config = config("1.0.0", &control.run_dir());
@@ -372,6 +394,64 @@ fn check_finds_every_difference() {
         finds("10.1.2.3/32");
         node.delete_link(host.index).unwrap();
         finds("eth0 is missing");
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn c11_check_allows_what_later_plugins_listed() {
+    on_a_node(|| {
+        let (mut pod, control) = (Pod::new(), control());
+        let mut config = config("1.1.0", &control.run_dir());
+        config["prevResult"] = pod.call("ADD", &config).run().result();
+        let netns = pod.path();
+        let check = |config: &Value| Call::new("CHECK", config).with("CNI_NETNS", &netns);
+        let eth0 = pod.netlink.link_by_name("eth0").unwrap();
+        let extra: Ipv4Net = "10.9.9.9/32".parse().unwrap();
+        pod.netlink.add_address(eth0.index, extra).unwrap();
+        let small = LinkChange {
+            mtu: Some(1400),
+            ..LinkChange::default()
+        };
+        pod.netlink.set_link(eth0.index, &small).unwrap();
+        let default = Route::default_via(POD_GATEWAY, eth0.index);
+        pod.netlink.delete_route(&default).unwrap();
+
+        let refuses = |config: &Value, what: &str| {
+            let error = check(config).run().refused(102);
+            assert!(error["msg"].as_str().unwrap().contains(what), "{error}");
+        };
+        refuses(&config, "MTU 1400");
+        config["prevResult"]["interfaces"][1]["mtu"] = json!(1400);
+        refuses(&config, "10.9.9.9");
+        let listed = json!({ "address": "10.9.9.9/32", "interface": 1 });
+        let ips = config["prevResult"]["ips"].as_array_mut().unwrap();
+        ips.push(listed);
+        refuses(&config, "0.0.0.0/0");
+        config["prevResult"]["routes"] = json!([]);
+        check(&config).run().done();
+
+        config["prevResult"]["interfaces"][1]["mac"] = "02:00:00:00:00:01".into();
+        refuses(&config, "02:00:00:00:00:01");
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn del_leaves_another_pods_interface_alone() {
+    on_a_node(|| {
+        let (mut pod, control) = (Pod::new(), control());
+        let live = config("1.0.0", &control.run_dir());
+        let result = pod.call("ADD", &live).run().result();
+        // The path names another sandbox by now, as one with a process id in it may.
+        let mut late = config("1.0.0", Path::new("/nonexistent/penstock"));
+        late["prevResult"] = result.clone();
+        late["prevResult"]["interfaces"][1]["mac"] = "02:00:00:00:00:01".into();
+        pod.call("DEL", &late).run().done();
+        let index = pod.eth0().index;
+        late["prevResult"] = result;
+        pod.call("DEL", &late).run().done();
+        assert!(gone(&mut pod.netlink, "eth0"), "index {index}");
     });
 }
 
@@ -457,6 +537,71 @@ fn c17_an_add_nobody_listens_to_is_undone() {
         assert!(!child.wait().unwrap().success());
         assert_returned(&control);
         assert!(gone(&mut pod.netlink, "eth0"));
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn c17_an_add_without_standard_output_is_not_begun() {
+    on_a_node(|| {
+        let (pod, control) = (Pod::new(), control());
+        let call = pod.call("ADD", &config("1.0.0", &control.run_dir()));
+        for closed in [">&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/null"] {
+            let script = format!("exec \"$0\" {closed}");
+            let mut child = call.under(&["sh", "-c", &script]).spawn().unwrap();
+            call.feed(&mut child);
+            assert_eq!(child.wait().unwrap().code(), Some(1), "{closed}");
+        }
+        assert_eq!(control.asked().len(), 0);
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn c17_no_umask_is_in_the_way() {
+    on_a_node(|| {
+        let (pod, control) = (Pod::new(), control());
+        let call = pod.call("ADD", &config("1.0.0", &control.run_dir()));
+        let script = "umask 0777; exec \"$0\"";
+        let mut child = call.under(&["sh", "-c", script]).spawn().unwrap();
+        call.feed(&mut child);
+        assert!(child.wait().unwrap().success());
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn c16_an_agent_of_the_release_before_or_after_will_do() {
+    on_a_node(|| {
+        for release_after in [false, true] {
+            let mut pod = Pod::new();
+            let control = Control::serve_json(move |request| {
+                let mut node = Netlink::open().unwrap();
+                if let Some(confirm) = request.get("confirm") {
+                    let index = confirm["host_ifindex"].as_u64().unwrap();
+                    node.set_link(index.try_into().unwrap(), &UP).unwrap();
+                    return json!("done");
+                }
+                if request.get("add").is_none() {
+                    return json!("done");
+                }
+                clear_name(&mut node);
+                let mut answer = json!({
+                    "address": ADDRESS, "host_ifname": HOST_IFNAME, "mtu": MTU,
+                    "device_number": 0, "eni_id": "eni-0", "confirmed": false,
+                });
+                if release_after {
+                    answer["generation"] = 1.into();
+                    answer["not_invented_yet"] = json!({ "a": 1 });
+                }
+                json!({ "attachment": answer })
+            });
+            let config = config("1.0.0", &control.run_dir());
+            let result = pod.call("ADD", &config).run().result();
+            assert_eq!(result["ips"][0]["address"], "10.1.2.3/32");
+            pod.call("DEL", &config).run().done();
+            assert!(gone(&mut pod.netlink, "eth0"));
+        }
     });
 }
 

@@ -132,16 +132,18 @@ impl Agent {
                 host_ifindex,
                 host_mac,
                 pod_mac,
+                generation,
             } => {
                 let link = crate::ipam::PodLink {
                     ifindex: host_ifindex,
                     host_mac,
                     pod_mac: Some(pod_mac),
                 };
-                self.confirm(&key, link).await.map(|()| Response::Done)
+                let confirmed = self.confirm(&key, link, generation).await;
+                confirmed.map(|()| Response::Done)
             }
-            Request::Del { key } => {
-                self.del(&key).await;
+            Request::Del { key, generation } => {
+                self.del(&key, generation).await;
                 Ok(Response::Done)
             }
             Request::Check { key } => self.check(&key).await.map(Response::Attachment),

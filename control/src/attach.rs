@@ -55,6 +55,10 @@ impl Agent {
         self.admissible(&key, veth_prefix)?;
         let _turn = self.turn(&key).await;
         if let Some(known) = self.known(&key)? {
+            // The plugin of an earlier ADD died or is late; its half-made pair is in the way.
+            if !known.confirmed {
+                self.clear_name(&known.host_ifname).await?;
+            }
             return Ok(known);
         }
         let (address, eni_id) = self.reserve(&key).await?;
@@ -100,9 +104,10 @@ impl Agent {
         Ok(())
     }
 
-    /// The answer an earlier ADD gave; an error when a DEL came before this ADD.
+    /// The answer an earlier ADD gave; an error when a DEL came before this ADD. A reservation that was not confirmed
+    /// is this ADD's from now on: the lease begins again and the earlier plugin is fenced off.
     fn known(&self, key: &AttachmentKey) -> Result<Option<Attachment>, Failure> {
-        let state = self.lock();
+        let mut state = self.lock();
         if state.tombstones.contains_key(key) {
             let details = "a DEL for this container came first; the runtime must use a new sandbox";
             return Err(failure(
@@ -111,7 +116,7 @@ impl Agent {
                 details,
             ));
         }
-        match state.records.get(key) {
+        match state.records.get_mut(key) {
             Some(record) if record.superseded => {
                 let details = "a newer sandbox of the same pod has taken its place";
                 Err(failure(
@@ -120,7 +125,14 @@ impl Agent {
                     details,
                 ))
             }
-            other => Ok(other.map(answer)),
+            Some(record) => {
+                if record.link.is_none() {
+                    let later = Timestamp(record.reserved_at.0 + 1);
+                    record.reserved_at = Timestamp::now().max(later);
+                }
+                Ok(Some(answer(record)))
+            }
+            None => Ok(None),
         }
     }
 
@@ -248,26 +260,32 @@ impl Agent {
         }
     }
 
-    /// Removes whatever interface still has the name the shim is about to use.
+    /// Removes the veth pair that still has the name the shim is about to use. What is no veth is not ours.
     async fn clear_name(&self, name: &str) -> Result<(), Failure> {
-        let cleared = async {
-            match self.node.link_by_name(name).await? {
-                Some(link) => self.node.delete_link(link.index).await,
-                None => Ok(()),
+        let refused = |error: NodeError| kernel_failure(&error);
+        match self.node.link_by_name(name).await.map_err(refused)? {
+            Some(link) if link.veth => self.node.delete_link(link.index).await.map_err(refused),
+            Some(_) => {
+                let message = "the node has an interface of the pod's name that is not a pod's";
+                let details = format!("{name} is not a veth; rename or delete it");
+                Err(failure(code::KERNEL, message, details))
             }
-        };
-        cleared
-            .await
-            .map_err(|error: NodeError| kernel_failure(&error))
+            None => Ok(()),
+        }
     }
 
     /// Makes the pod live.
     ///
     /// # Errors
     /// A [`Failure`] for the runtime; nothing of the pod's path is left then, only the reservation.
-    pub(crate) async fn confirm(&self, key: &AttachmentKey, link: PodLink) -> Result<(), Failure> {
+    pub(crate) async fn confirm(
+        &self,
+        key: &AttachmentKey,
+        link: PodLink,
+        generation: u64,
+    ) -> Result<(), Failure> {
         let _turn = self.turn(key).await;
-        let record = self.confirmable(key)?;
+        let record = self.confirmable(key, generation)?;
         if record.link == Some(link) {
             return Ok(());
         }
@@ -318,7 +336,7 @@ impl Agent {
         Ok(())
     }
 
-    fn confirmable(&self, key: &AttachmentKey) -> Result<Record, Failure> {
+    fn confirmable(&self, key: &AttachmentKey, generation: u64) -> Result<Record, Failure> {
         match self.lock().records.get(key) {
             None => {
                 let details =
@@ -330,6 +348,7 @@ impl Agent {
                 ))
             }
             Some(record) if record.superseded => Err(replaced()),
+            Some(record) if ![0, record.generation()].contains(&generation) => Err(replaced()),
             Some(record) => Ok(record.clone()),
         }
     }
@@ -373,6 +392,7 @@ pub(crate) fn answer(record: &Record) -> Attachment {
         device_number: record.device_number,
         eni_id: record.eni_id.clone(),
         confirmed: record.is_live(),
+        generation: record.generation(),
     }
 }
 
@@ -385,7 +405,7 @@ pub(crate) fn kernel_failure(error: &NodeError) -> Failure {
 }
 
 fn replaced() -> Failure {
-    let details = "a newer sandbox of the same pod has taken the interface's name";
+    let details = "a newer ADD of the same pod has taken the interface's name";
     failure(
         code::UNKNOWN_CONTAINER,
         "the attachment was replaced",

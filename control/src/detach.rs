@@ -25,11 +25,22 @@ pub const TOMBSTONE: Duration = Duration::from_secs(600);
 const MAX_TOMBSTONES: usize = 10_000;
 
 impl Agent {
-    /// Takes a pod down; nothing to do is success.
-    pub(crate) async fn del(&self, key: &AttachmentKey) {
+    /// Takes a pod down; nothing to do is success. With a `generation`, an ADD undoes itself: a reservation that is
+    /// not its own stays, and the runtime may ADD again.
+    pub(crate) async fn del(&self, key: &AttachmentKey, generation: u64) {
         let _turn = self.turn(key).await;
-        self.bury(key);
+        if generation == 0 {
+            self.bury(key);
+        } else if !self.is_current(key, generation) {
+            return;
+        }
         self.detach(key).await;
+    }
+
+    fn is_current(&self, key: &AttachmentKey, generation: u64) -> bool {
+        let state = self.lock();
+        let record = state.records.get(key);
+        record.is_some_and(|record| record.generation() == generation)
     }
 
     fn bury(&self, key: &AttachmentKey) {

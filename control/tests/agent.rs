@@ -76,6 +76,10 @@ impl Rig {
     }
 
     fn confirm(&self, container: &str, host: &str) -> Result<(), Failure> {
+        self.confirm_as(container, host, 0)
+    }
+
+    fn confirm_as(&self, container: &str, host: &str, generation: u64) -> Result<(), Failure> {
         let (host_ifindex, host_mac) = self.link(host);
         let (_, pod_mac) = self.link(&peer(host));
         let key = key(container);
@@ -84,6 +88,7 @@ impl Rig {
             host_ifindex,
             host_mac,
             pod_mac,
+            generation,
         }) {
             Response::Done => Ok(()),
             Response::Error(failure) => Err(failure),
@@ -120,10 +125,17 @@ impl Rig {
     fn del(&self, container: &str) {
         assert_eq!(
             self.call(&Request::Del {
-                key: key(container)
+                key: key(container),
+                generation: 0,
             }),
             Response::Done
         );
+    }
+
+    /// An ADD that failed gives its reservation back.
+    fn undo(&self, container: &str, generation: u64) {
+        let key = key(container);
+        assert_eq!(self.call(&Request::Del { key, generation }), Response::Done);
     }
 
     fn check(&self, container: &str) -> Result<Attachment, Failure> {
@@ -578,4 +590,50 @@ fn a_surplus_eni_goes_back_to_ec2() {
         5,
         |rig| rig.status().pool.total == 6,
     );
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn a_plugin_that_was_overtaken_changes_nothing() {
+    let rig = Rig::start(&[]);
+    let late = rig.add("c1", "web-0").expect("ADD");
+    rig.make_veth(&late.host_ifname);
+    // The runtime lost patience with the first plugin and started a second one.
+    let next = rig.add("c1", "web-0").expect("second ADD");
+    assert_eq!((next.address, next.confirmed), (late.address, false));
+    assert!(next.generation > late.generation);
+    assert!(!rig.has_link(&late.host_ifname), "half of a pair was left");
+
+    rig.make_veth(&next.host_ifname);
+    let refused = rig.confirm_as("c1", &next.host_ifname, late.generation);
+    assert_eq!(refused.unwrap_err().code, code::UNKNOWN_CONTAINER);
+    rig.confirm_as("c1", &next.host_ifname, next.generation)
+        .expect("the second one's Confirm");
+    rig.undo("c1", late.generation);
+    rig.check("c1").expect("the pod is still attached");
+
+    rig.undo("c1", next.generation);
+    assert!(rig.pods().is_empty());
+    rig.add("c1", "web-0")
+        .expect("an undone ADD may be repeated");
+    rig.del("c1");
+    assert_eq!(
+        rig.add("c1", "web-0").unwrap_err().code,
+        code::UNKNOWN_CONTAINER,
+        "an ADD after the DEL is late"
+    );
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn an_interface_that_is_no_pods_keeps_its_name() {
+    let rig = Rig::start(&[]);
+    let name = rig.add("c1", "web-0").expect("ADD").host_ifname;
+    rig.del("c1");
+    let ip = ["link", "add", &name, "type", "bridge"];
+    rig.netns().ip(&ip).expect("bridge");
+    let refused = rig.add("c2", "web-0").unwrap_err();
+    assert_eq!(refused.code, code::KERNEL);
+    assert!(refused.details.contains(&name), "{refused:?}");
+    assert!(rig.has_link(&name));
 }

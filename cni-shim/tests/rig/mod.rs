@@ -19,11 +19,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use penstock_control_api::{Attachment, MAX_REQUEST_BYTES, Request, Response, SOCKET_NAME, frame};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 3);
 pub const HOST_IFNAME: &str = "enicc21c2d7785";
 pub const MTU: u32 = 8901;
+pub const GENERATION: u64 = 4711;
 pub const ARGS: &str = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=sample-pod;IgnoreUnknown=1";
 
 /// One call of the plugin.
@@ -168,6 +171,7 @@ pub fn attachment(confirmed: bool) -> Attachment {
         device_number: 0,
         eni_id: "eni-0123".to_owned(),
         confirmed,
+        generation: GENERATION,
     }
 }
 
@@ -180,23 +184,20 @@ pub struct Control {
 
 impl Control {
     pub fn serve(mut respond: impl FnMut(&Request) -> Option<Response> + Send + 'static) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(directory.path().join(SOCKET_NAME)).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&asked);
-        // Lives as long as the test process, and holds nothing but its socket.
-        thread::spawn(move || {
-            for mut stream in listener.incoming().map_while(Result::ok) {
-                let request = frame::read::<Request>(&mut stream, MAX_REQUEST_BYTES);
-                let Ok(Some(request)) = request else { continue };
-                let response = respond(&request);
-                log.lock().unwrap().push(request);
-                if let Some(response) = response {
-                    // A caller that gave up is its own business.
-                    let _ = frame::write(&mut stream, &response);
-                }
-            }
+        let directory = listen(move |request: Request| {
+            let response = respond(&request);
+            log.lock().unwrap().push(request);
+            response
         });
+        Self { directory, asked }
+    }
+
+    /// One that speaks another release's protocol, word by word.
+    pub fn serve_json(mut respond: impl FnMut(&Value) -> Value + Send + 'static) -> Self {
+        let directory = listen(move |request: Value| Some(respond(&request)));
+        let asked = Arc::new(Mutex::new(Vec::new()));
         Self { directory, asked }
     }
 
@@ -207,4 +208,24 @@ impl Control {
     pub fn asked(&self) -> Vec<Request> {
         self.asked.lock().unwrap().clone()
     }
+}
+
+/// Serves one caller after the other. The thread lives as long as the test process, and holds
+/// nothing but its socket.
+fn listen<Q: DeserializeOwned, A: Serialize>(
+    mut respond: impl FnMut(Q) -> Option<A> + Send + 'static,
+) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(directory.path().join(SOCKET_NAME)).unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let request = frame::read::<Q>(&mut stream, MAX_REQUEST_BYTES);
+            let Ok(Some(request)) = request else { continue };
+            if let Some(response) = respond(request) {
+                // A caller that gave up is its own business.
+                let _ = frame::write(&mut stream, &response);
+            }
+        }
+    });
+    directory
 }

@@ -5,6 +5,8 @@
 //! then builds the veth pair, host side *down*, and [`Request::Confirm`] makes the pod live:
 //! routes, rules and hooks first, the host side up last. A reservation that is not confirmed in
 //! time is rolled back. Every call is idempotent for its [`AttachmentKey`].
+//!
+//! Shim and agent may be one release apart: what a release adds is optional for the one before.
 
 mod report;
 
@@ -71,11 +73,18 @@ pub enum Request {
         host_mac: MacAddr,
         /// Address of the pod's side.
         pod_mac: MacAddr,
+        /// [`Attachment::generation`] of the reservation; 0 from a shim that knows none.
+        #[serde(default)]
+        generation: u64,
     },
     /// Take the pod down; succeeds for unknown attachments.
     Del {
         /// The attachment.
         key: AttachmentKey,
+        /// 0 is the runtime's DEL: whatever is there goes, and an ADD for this key that comes later is
+        /// refused. Otherwise an ADD undoes itself: only that reservation goes.
+        #[serde(default)]
+        generation: u64,
     },
     /// What is on record for an attachment.
     Check {
@@ -105,6 +114,10 @@ pub struct Attachment {
     pub eni_id: String,
     /// Whether [`Request::Confirm`] has completed for it.
     pub confirmed: bool,
+    /// Tells this reservation from an earlier one of the same key, so that a plugin that was slow
+    /// cannot confirm or undo its successor's. 0 from an agent that knows none.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 /// The agent's answer.
@@ -151,4 +164,57 @@ pub mod code {
     pub const KERNEL: u32 = 101;
     /// What is there differs from what should be.
     pub const MISMATCH: u32 = 102;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> AttachmentKey {
+        AttachmentKey {
+            network: "n".into(),
+            container_id: "c".into(),
+            ifname: "eth0".into(),
+        }
+    }
+
+    #[test]
+    fn what_release_0_1_said_is_still_understood() {
+        let key_json = r#"{"network":"n","container_id":"c","ifname":"eth0"}"#;
+        let del: Request =
+            serde_json::from_str(&format!(r#"{{"del":{{"key":{key_json}}}}}"#)).unwrap();
+        assert_eq!(
+            del,
+            Request::Del {
+                key: key(),
+                generation: 0
+            }
+        );
+        let confirm = format!(
+            r#"{{"confirm":{{"key":{key_json},"host_ifindex":7,"host_mac":"02:00:00:00:00:01","pod_mac":"02:00:00:00:00:02"}}}}"#
+        );
+        let confirm: Request = serde_json::from_str(&confirm).unwrap();
+        assert!(matches!(confirm, Request::Confirm { generation: 0, .. }));
+        let attachment = r#"{"attachment":{"address":"10.0.0.1","host_ifname":"eni1","mtu":9001,
+            "device_number":0,"eni_id":"eni-1","confirmed":true}}"#;
+        let attachment: Response = serde_json::from_str(attachment).unwrap();
+        assert!(matches!(
+            attachment,
+            Response::Attachment(Attachment { generation: 0, .. })
+        ));
+    }
+
+    #[test]
+    fn what_the_next_release_adds_is_ignored() {
+        let del = r#"{"del":{"key":{"network":"n","container_id":"c","ifname":"eth0","more":1},
+            "generation":3,"why":"because"}}"#;
+        let del: Request = serde_json::from_str(del).unwrap();
+        assert_eq!(
+            del,
+            Request::Del {
+                key: key(),
+                generation: 3
+            }
+        );
+    }
 }

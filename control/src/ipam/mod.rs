@@ -48,6 +48,12 @@ impl Record {
     pub fn is_live(&self) -> bool {
         self.link.is_some() && !self.superseded
     }
+
+    /// Tells this reservation from an earlier one of the same key.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.reserved_at.0
+    }
 }
 
 /// The veth pair of a confirmed attachment.
