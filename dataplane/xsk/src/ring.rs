@@ -5,6 +5,12 @@
 //! [`crate::index`], so a slot outside the ring is never touched whatever the kernel's memory
 //! says.
 //! It must not interpret entries: addresses are judged by [`crate::Umem`].
+//!
+//! The code that orders loads and stores is written over [`Memory`], so that the tests run it, as
+//! it is, under a model checker with the kernel's half played by the opposite end.
+
+#[cfg(test)]
+mod model;
 
 use std::mem::size_of;
 use std::os::fd::BorrowedFd;
@@ -46,9 +52,42 @@ impl From<libc::xdp_ring_offset> for Layout {
     }
 }
 
+/// An index that the other side reads and writes too.
+pub(crate) trait Word {
+    fn load(&self, order: Ordering) -> u32;
+    fn store(&self, value: u32, order: Ordering);
+}
+
+impl Word for AtomicU32 {
+    #[inline]
+    fn load(&self, order: Ordering) -> u32 {
+        Self::load(self, order)
+    }
+
+    #[inline]
+    fn store(&self, value: u32, order: Ordering) {
+        Self::store(self, value, order);
+    }
+}
+
+/// A ring's memory, as one of its sides reaches it.
+pub(crate) trait Memory {
+    type Word: Word;
+    type Entry: Copy;
+
+    fn producer(&self) -> &Self::Word;
+    fn consumer(&self) -> &Self::Word;
+
+    /// Writes the entry for a free-running index; by the index rules nobody reads it meanwhile.
+    fn write(&self, index: u32, entry: Self::Entry);
+
+    /// Reads the entry for a free-running index; by the index rules nobody writes it meanwhile.
+    fn read(&self, index: u32) -> Self::Entry;
+}
+
 /// One mapped ring.
 #[derive(Debug)]
-struct Shared<T> {
+pub(crate) struct Shared<T> {
     producer: NonNull<AtomicU32>,
     consumer: NonNull<AtomicU32>,
     flags: NonNull<AtomicU32>,
@@ -87,18 +126,8 @@ impl<T: Entry> Shared<T> {
         })
     }
 
-    fn producer(&self) -> &AtomicU32 {
-        // SAFETY: `new` checked place and alignment; the mapping lives as long as `self`.
-        unsafe { self.producer.as_ref() }
-    }
-
-    fn consumer(&self) -> &AtomicU32 {
-        // SAFETY: as for `producer`.
-        unsafe { self.consumer.as_ref() }
-    }
-
     fn flags(&self) -> &AtomicU32 {
-        // SAFETY: as for `producer`.
+        // SAFETY: `new` checked place and alignment; the mapping lives as long as `self`.
         unsafe { self.flags.as_ref() }
     }
 
@@ -108,13 +137,32 @@ impl<T: Entry> Shared<T> {
         // SAFETY: the mask keeps `slot` below `size`, and `new` checked that `size` entries fit.
         unsafe { self.entries.add(slot) }
     }
+}
 
+impl<T: Entry> Memory for Shared<T> {
+    type Word = AtomicU32;
+    type Entry = T;
+
+    #[inline]
+    fn producer(&self) -> &AtomicU32 {
+        // SAFETY: as for `flags`.
+        unsafe { self.producer.as_ref() }
+    }
+
+    #[inline]
+    fn consumer(&self) -> &AtomicU32 {
+        // SAFETY: as for `flags`.
+        unsafe { self.consumer.as_ref() }
+    }
+
+    #[inline]
     fn write(&self, index: u32, entry: T) {
         // SAFETY: the slot is inside the mapping; the index rules say the kernel does not read it
         // before the next commit.
         unsafe { self.slot(index).write_volatile(entry) };
     }
 
+    #[inline]
     fn read(&self, index: u32) -> T {
         // SAFETY: the slot is inside the mapping and any bytes are a valid `T`; volatile because a
         // check must see the same value as the use.
@@ -122,10 +170,13 @@ impl<T: Entry> Shared<T> {
     }
 }
 
-/// A ring we write: fill or TX.
+/// A ring of the kernel's that we write: fill or TX.
+pub(crate) type Producer<T> = ProducerEnd<Shared<T>>;
+
+/// The writing end of a ring.
 #[derive(Debug)]
-pub(crate) struct Producer<T> {
-    shared: Shared<T>,
+pub(crate) struct ProducerEnd<M> {
+    shared: M,
     index: ProducerIndex,
     committed: u32,
 }
@@ -133,13 +184,23 @@ pub(crate) struct Producer<T> {
 impl<T: Entry> Producer<T> {
     /// Takes over a ring at its present index.
     pub(crate) fn new(memory: Mapping, layout: Layout, size: u32) -> Option<Self> {
-        let shared = Shared::new(memory, layout, size)?;
+        Some(Self::over(Shared::new(memory, layout, size)?, size))
+    }
+
+    /// Whether the kernel asks to be woken for this ring.
+    pub(crate) fn needs_wakeup(&self) -> bool {
+        self.shared.flags().load(Ordering::Relaxed) & libc::XDP_RING_NEED_WAKEUP != 0
+    }
+}
+
+impl<M: Memory> ProducerEnd<M> {
+    fn over(shared: M, size: u32) -> Self {
         let start = shared.producer().load(Ordering::Relaxed);
-        Some(Self {
+        Self {
             shared,
             index: ProducerIndex::new(start, size),
             committed: start,
-        })
+        }
     }
 
     /// Room for new entries; asks the kernel's index only if the cached one shows less than
@@ -153,7 +214,7 @@ impl<T: Entry> Producer<T> {
 
     /// Writes one entry, invisible until `commit`; false if the ring is full as far as we know.
     #[must_use]
-    pub(crate) fn push(&mut self, entry: T) -> bool {
+    pub(crate) fn push(&mut self, entry: M::Entry) -> bool {
         let Some(index) = self.index.claim() else {
             return false;
         };
@@ -177,11 +238,6 @@ impl<T: Entry> Producer<T> {
         self.index.outstanding()
     }
 
-    /// Whether the kernel asks to be woken for this ring.
-    pub(crate) fn needs_wakeup(&self) -> bool {
-        self.shared.flags().load(Ordering::Relaxed) & libc::XDP_RING_NEED_WAKEUP != 0
-    }
-
     fn refresh(&mut self) {
         let consumer = self.shared.consumer().load(Ordering::Acquire);
         // An impossible index leaves the last good one: the ring then looks fuller than it is,
@@ -190,10 +246,13 @@ impl<T: Entry> Producer<T> {
     }
 }
 
-/// A ring we read: RX or completion.
+/// A ring of the kernel's that we read: RX or completion.
+pub(crate) type Consumer<T> = ConsumerEnd<Shared<T>>;
+
+/// The reading end of a ring.
 #[derive(Debug)]
-pub(crate) struct Consumer<T> {
-    shared: Shared<T>,
+pub(crate) struct ConsumerEnd<M> {
+    shared: M,
     index: ConsumerIndex,
     committed: u32,
 }
@@ -201,17 +260,22 @@ pub(crate) struct Consumer<T> {
 impl<T: Entry> Consumer<T> {
     /// Takes over a ring at its present index.
     pub(crate) fn new(memory: Mapping, layout: Layout, size: u32) -> Option<Self> {
-        let shared = Shared::new(memory, layout, size)?;
+        Some(Self::over(Shared::new(memory, layout, size)?, size))
+    }
+}
+
+impl<M: Memory> ConsumerEnd<M> {
+    fn over(shared: M, size: u32) -> Self {
         let start = shared.consumer().load(Ordering::Relaxed);
-        Some(Self {
+        Self {
             shared,
             index: ConsumerIndex::new(start, size),
             committed: start,
-        })
+        }
     }
 
     /// Takes the next entry; asks the kernel's index only when the known ones are used up.
-    pub(crate) fn take(&mut self) -> Option<T> {
+    pub(crate) fn take(&mut self) -> Option<M::Entry> {
         if self.index.available() == 0 {
             let producer = self.shared.producer().load(Ordering::Acquire);
             self.index.observe(producer);
