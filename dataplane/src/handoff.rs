@@ -9,6 +9,9 @@
 //!       ▲───── empty ──────┘
 //! ```
 
+#[cfg(test)]
+mod model;
+
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
@@ -27,11 +30,34 @@ struct Crossing<T> {
     bytes: Box<[u8]>,
 }
 
-#[derive(Debug)]
-struct Lane<T> {
-    full: ArrayQueue<Crossing<T>>,
-    empty: ArrayQueue<Crossing<T>>,
+/// A bounded queue between threads. A trait so that a model checker can stand in for crossbeam's.
+trait Queue {
+    type Item;
+
+    /// Adds at the end; gives back what finds no place.
+    fn push(&self, item: Self::Item) -> Result<(), Self::Item>;
+    fn pop(&self) -> Option<Self::Item>;
 }
+
+impl<C> Queue for ArrayQueue<C> {
+    type Item = C;
+
+    fn push(&self, item: C) -> Result<(), C> {
+        Self::push(self, item)
+    }
+
+    fn pop(&self) -> Option<C> {
+        Self::pop(self)
+    }
+}
+
+#[derive(Debug)]
+struct Lane<Q> {
+    full: Q,
+    empty: Q,
+}
+
+type ArrayLane<T> = Lane<ArrayQueue<Crossing<T>>>;
 
 /// The lane is full, or the packet is longer than [`MAX_BYTES`]: drop it by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +65,11 @@ pub struct Refused;
 
 /// The sending end of one lane.
 #[derive(Debug)]
-pub struct Sender<T>(Arc<Lane<T>>);
+pub struct Sender<T>(Arc<ArrayLane<T>>);
 
 /// The receiving end of one lane.
 #[derive(Debug)]
-pub struct Receiver<T>(Arc<Lane<T>>);
+pub struct Receiver<T>(Arc<ArrayLane<T>>);
 
 /// All lane ends of one worker.
 #[derive(Debug)]
@@ -69,7 +95,8 @@ pub fn mesh<T>(workers: usize) -> Vec<Ends<T>> {
                 ends[from].to.push(None);
                 continue;
             }
-            let lane = Arc::new(Lane::new());
+            let queue = || ArrayQueue::new(DEPTH);
+            let lane = Arc::new(Lane::new(queue(), queue(), DEPTH));
             ends[from].to.push(Some(Sender(Arc::clone(&lane))));
             ends[to].from.push(Receiver(lane));
         }
@@ -77,21 +104,41 @@ pub fn mesh<T>(workers: usize) -> Vec<Ends<T>> {
     ends
 }
 
-impl<T> Lane<T> {
-    fn new() -> Self {
-        let lane = Self {
-            full: ArrayQueue::new(DEPTH),
-            empty: ArrayQueue::new(DEPTH),
-        };
-        for _ in 0..DEPTH {
+impl<T, Q: Queue<Item = Crossing<T>>> Lane<Q> {
+    /// A lane over two empty queues that hold `depth` packets each.
+    fn new(full: Q, empty: Q, depth: usize) -> Self {
+        for _ in 0..depth {
             // Cannot be refused: the queue was made for exactly this many.
-            let _ = lane.empty.push(Crossing {
+            let _ = empty.push(Crossing {
                 origin: None,
                 length: 0,
                 bytes: vec![0; MAX_BYTES].into_boxed_slice(),
             });
         }
-        lane
+        Self { full, empty }
+    }
+
+    fn send(&self, origin: T, length: usize, write: impl FnOnce(&mut [u8])) -> Result<(), Refused> {
+        if length > MAX_BYTES {
+            return Err(Refused);
+        }
+        let mut crossing = self.empty.pop().ok_or(Refused)?;
+        write(&mut crossing.bytes[..length]);
+        crossing.origin = Some(origin);
+        crossing.length = length;
+        self.full.push(crossing).map_err(|_| Refused)
+    }
+
+    fn receive(&self, take: impl FnOnce(T, &[u8])) -> bool {
+        let Some(mut crossing) = self.full.pop() else {
+            return false;
+        };
+        if let Some(origin) = crossing.origin.take() {
+            take(origin, &crossing.bytes[..crossing.length]);
+        }
+        // As many buffers as places: the push cannot fail.
+        let _ = self.empty.push(crossing);
+        true
     }
 }
 
@@ -106,29 +153,14 @@ impl<T> Sender<T> {
         length: usize,
         write: impl FnOnce(&mut [u8]),
     ) -> Result<(), Refused> {
-        if length > MAX_BYTES {
-            return Err(Refused);
-        }
-        let mut crossing = self.0.empty.pop().ok_or(Refused)?;
-        write(&mut crossing.bytes[..length]);
-        crossing.origin = Some(origin);
-        crossing.length = length;
-        self.0.full.push(crossing).map_err(|_| Refused)
+        self.0.send(origin, length, write)
     }
 }
 
 impl<T> Receiver<T> {
     /// Gives the oldest packet to `take`; `false` when the lane is empty.
     pub fn receive(&self, take: impl FnOnce(T, &[u8])) -> bool {
-        let Some(mut crossing) = self.0.full.pop() else {
-            return false;
-        };
-        if let Some(origin) = crossing.origin.take() {
-            take(origin, &crossing.bytes[..crossing.length]);
-        }
-        // As many buffers as places: the push cannot fail.
-        let _ = self.0.empty.push(crossing);
-        true
+        self.0.receive(take)
     }
 
     /// Whether nothing waits.
