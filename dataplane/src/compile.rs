@@ -138,8 +138,7 @@ fn flow_snat(snat: &api::Snat) -> Snat {
 }
 
 /// The IPv4 prefixes among `nets`.
-#[must_use]
-pub fn nets4(nets: &[IpNet]) -> Vec<Ipv4Net> {
+fn nets4(nets: &[IpNet]) -> Vec<Ipv4Net> {
     nets.iter()
         .filter_map(|net| match net {
             IpNet::V4(net) => Some(*net),
@@ -169,6 +168,7 @@ pub fn hook_config(snapshot: &api::Snapshot, trunk_ifindex: u32, workers: u32) -
             first: snat.ports.first,
             last: snat.ports.last,
         }),
+        node6: snapshot.node.primary_address6,
         imds: match snapshot.imds {
             api::Access::Allow => ImdsAccess::Allow,
             api::Access::Deny => ImdsAccess::Deny,
@@ -205,15 +205,16 @@ pub fn nothing(trunk_mac: [u8; 6]) -> Result<Snapshot, Vec<String>> {
     Snapshot::compile(config).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
 
-/// A pod as the hooks see it; `None` for one without an IPv4 address, which they do not carry.
+/// A pod as the hooks see it.
 #[must_use]
-pub fn pod_entry(endpoint: &api::Endpoint) -> Option<PodEntry> {
-    Some(PodEntry {
+pub fn pod_entry(endpoint: &api::Endpoint) -> PodEntry {
+    PodEntry {
         ifindex: endpoint.ifindex,
-        address: endpoint.address4()?,
+        address: endpoint.address4(),
+        address6: endpoint.address6(),
         pod_mac: endpoint.pod_mac.0,
         host_mac: endpoint.host_mac.0,
-    })
+    }
 }
 
 #[cfg(test)]

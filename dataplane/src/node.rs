@@ -162,7 +162,7 @@ impl Node {
             .configure(&config)
             .map_err(|error| error.to_string())?;
         self.hooks
-            .set_kernel_cidrs(&compile::nets4(&snapshot.kernel_cidrs))
+            .set_kernel_cidrs(&snapshot.kernel_cidrs)
             .map_err(|error| error.to_string())?;
         for (_, endpoint) in pods.new {
             self.attach_pod(endpoint);
@@ -268,13 +268,9 @@ impl Node {
     }
 
     fn attach_pod(&mut self, endpoint: api::Endpoint) {
-        let Some(entry) = compile::pod_entry(&endpoint) else {
-            tracing::warn!(addresses = ?endpoint.addresses, "pod stays with the kernel");
-            return;
-        };
         let attached = self
             .hooks
-            .set_pod(&entry)
+            .set_pod(&compile::pod_entry(&endpoint))
             .and_then(|()| self.hooks.attach_pod(endpoint.ifindex));
         match attached {
             Ok(link) => {

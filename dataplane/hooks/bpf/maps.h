@@ -16,11 +16,17 @@
 
 #define MAC_BYTES 6
 
-/* A pod's interface, by the index of its host side. */
+/* An IPv6 address, in the words it is compared by. */
+struct address6 {
+	__be32 word[4];
+};
+
+/* A pod's interface, by the index of its host side. An address of zeros is none. */
 struct endpoint {
 	__be32 address;
 	__u8 pod_mac[MAC_BYTES];
 	__u8 host_mac[MAC_BYTES];
+	struct address6 address6;
 };
 
 /* An uplink, by its index. */
@@ -35,6 +41,11 @@ struct cidr {
 	__be32 address;
 };
 
+struct cidr6 {
+	__u32 prefix_len;
+	struct address6 address;
+};
+
 struct config {
 	__u64 stale_ns;
 	__u32 trunk_ifindex; /* trunk0 */
@@ -44,6 +55,7 @@ struct config {
 	__u16 port_last;
 	__u32 imds_allowed;
 	__u32 pad;
+	struct address6 node6; /* zeros: the node has no IPv6 */
 };
 
 /* When a worker was last found away, and how often that began. */
@@ -85,12 +97,27 @@ struct {
 } pods SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_PODS);
+	__type(key, struct address6);
+	__type(value, __u32);
+} pods6 SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, MAX_KERNEL_CIDRS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct cidr);
 	__type(value, __u32);
 } kernel_cidrs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, MAX_KERNEL_CIDRS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct cidr6);
+	__type(value, __u32);
+} kernel_cidrs6 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -159,4 +186,18 @@ static __always_inline int is_kernel_address(__be32 address)
 	struct cidr key = { .prefix_len = 32, .address = address };
 
 	return bpf_map_lookup_elem(&kernel_cidrs, &key) != 0;
+}
+
+static __always_inline __u32 *pod_at6(const struct address6 *address)
+{
+	struct address6 key = *address;
+
+	return bpf_map_lookup_elem(&pods6, &key);
+}
+
+static __always_inline int is_kernel_address6(const struct address6 *address)
+{
+	struct cidr6 key = { .prefix_len = 128, .address = *address };
+
+	return bpf_map_lookup_elem(&kernel_cidrs6, &key) != 0;
 }

@@ -3,7 +3,7 @@
  *
  * Header fields are read after one bounds check each against `data_end`; nothing is trusted.
  * What is malformed in a way that cannot reach the kernel's options or fragment code is left
- * for the worker to name (IP4_WORKER); what would reach it is named here. Sources: RFC 791,
+ * for the worker to name (KIND_WORKER); what would reach it is named here. Sources: RFC 791,
  * RFC 826, RFC 1858, RFC 3128.
  */
 #pragma once
@@ -53,11 +53,12 @@ struct arp_ip4 {
 	__u8 target_ip[4];
 } __attribute__((packed));
 
-/* Kinds of IPv4 packet; values from OUTCOME_DROP up are drops. */
-enum ip4_kind {
-	IP4_PLAIN,  /* whole, without options */
-	IP4_KERNEL, /* a well-formed fragment or well-formed options: the kernel's */
-	IP4_WORKER, /* malformed; the worker names it */
+/* Kinds of IP packet; values from OUTCOME_DROP up are drops. */
+enum ip_kind {
+	KIND_PLAIN,    /* whole, without IPv4 options */
+	KIND_FRAGMENT, /* a well-formed fragment, with or without options */
+	KIND_OPTIONS,  /* whole, with well-formed IPv4 options: the kernel's */
+	KIND_WORKER,   /* malformed; the worker names it */
 };
 
 static __always_inline int mac_equal(const __u8 *a, const __u8 *b)
@@ -142,12 +143,12 @@ static __always_inline __u32 fragment_kind(const struct iphdr *ip, __u32 payload
 	if (offset == 1 && ip->protocol == IPPROTO_TCP)
 		return DROP(DROP_FRAG_OFFSET1);
 	if (offset)
-		return IP4_KERNEL;
+		return KIND_FRAGMENT;
 	if (ip->protocol == IPPROTO_TCP)
 		needed = TCP_HEADER_BYTES;
 	else if (ip->protocol == IPPROTO_UDP || ip->protocol == IPPROTO_ICMP)
 		needed = UDP_HEADER_BYTES;
-	return payload_bytes < needed ? DROP(DROP_FRAG_TINY) : IP4_KERNEL;
+	return payload_bytes < needed ? DROP(DROP_FRAG_TINY) : KIND_FRAGMENT;
 }
 
 /*
@@ -181,19 +182,19 @@ static __always_inline __u32 options_kind(const struct frame *frame, __u32 heade
 		if (next < at + 2 || next > header_bytes)
 			return DROP(DROP_IP4_OPT);
 	}
-	return IP4_KERNEL;
+	return KIND_OPTIONS;
 }
 
-/* What kind of IPv4 packet this is: enum ip4_kind, or a drop. */
+/* What kind of IPv4 packet this is: enum ip_kind, or a drop. */
 static __always_inline __u32 ip4_kind(const struct frame *frame, const struct iphdr *ip)
 {
 	__u32 header_bytes = ip->ihl * 4;
 	__u32 total_bytes = bpf_ntohs(ip->tot_len);
-	__u32 kind = IP4_PLAIN;
+	__u32 kind = KIND_PLAIN;
 
 	if (header_bytes < IP4_HEADER_BYTES || total_bytes < header_bytes ||
 	    total_bytes > frame->length - ETH_HLEN)
-		return IP4_WORKER;
+		return KIND_WORKER;
 	if (header_bytes > IP4_HEADER_BYTES) {
 		kind = options_kind(frame, header_bytes);
 		if (kind >= OUTCOME_DROP)

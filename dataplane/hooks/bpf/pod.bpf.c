@@ -1,7 +1,7 @@
 /*
  * Hook `pod`: TCX ingress on the host side of a pod's veth. Everything a pod sends comes here.
  *
- * Guards the source (MAC, address, ARP sender) before anything else is looked at, leaves the
+ * Guards the source (MAC, address, ARP and neighbour discovery) before anything else is looked at, leaves the
  * kernel what is the kernel's, and sends the rest whole, GSO included, to the trunk's queue of
  * the worker that owns the flow. It never changes a byte of the packet.
  */
@@ -19,12 +19,12 @@ static __always_inline __u32 guard_arp(const struct frame *frame, const struct e
 	if (!arp)
 		return DROP(DROP_ARP_BAD);
 	__builtin_memcpy(&sender, arp->sender_ip, sizeof(sender));
-	if (!mac_equal(arp->sender_mac, pod->pod_mac) || sender != pod->address)
+	if (!mac_equal(arp->sender_mac, pod->pod_mac) || !sender || sender != pod->address)
 		return DROP(DROP_SPOOF_ARP);
 	return TO_KERNEL;
 }
 
-/* TO_WORKER when the frame is IPv4 and may go on. */
+/* TO_WORKER when the frame is IP and may go on. */
 static __always_inline __u32 guard_ethernet(const struct __sk_buff *skb, const struct frame *frame,
 					    const struct endpoint *pod)
 {
@@ -41,10 +41,8 @@ static __always_inline __u32 guard_ethernet(const struct __sk_buff *skb, const s
 	if (eth->h_proto == bpf_htons(ETH_P_ARP))
 		return guard_arp(frame, pod);
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
-		return is_ip6(frame) ? DROP(DROP_IP6_DISABLED) : DROP(DROP_IP_VERSION);
-	if (eth->h_proto != bpf_htons(ETH_P_IP))
-		return DROP(DROP_L2_ETHERTYPE);
-	return TO_WORKER;
+		return is_ip6(frame) ? TO_WORKER : DROP(DROP_IP_VERSION);
+	return eth->h_proto == bpf_htons(ETH_P_IP) ? TO_WORKER : DROP(DROP_L2_ETHERTYPE);
 }
 
 /* RFC 1812 5.3.4: what arrived as a link-layer broadcast is not forwarded. */
@@ -98,7 +96,7 @@ static __always_inline __u32 classify_ip4(struct __sk_buff *skb, const struct fr
 					  const struct endpoint *pod, const struct config *config)
 {
 	struct iphdr *ip = ip4_header(frame);
-	__u16 sport, dport;
+	__u16 sport = 0, dport = 0;
 	__u32 kind, outcome;
 
 	if (!ip)
@@ -110,7 +108,7 @@ static __always_inline __u32 classify_ip4(struct __sk_buff *skb, const struct fr
 	kind = ip4_kind(frame, ip);
 	if (kind >= OUTCOME_DROP)
 		return kind;
-	if (kind == IP4_WORKER)
+	if (kind == KIND_WORKER)
 		return steer(skb, 0, config);
 	outcome = classify_destination(ip->daddr, config);
 	if (outcome != TO_WORKER)
@@ -118,14 +116,18 @@ static __always_inline __u32 classify_ip4(struct __sk_buff *skb, const struct fr
 	outcome = guard_link_destination(frame, pod);
 	if (outcome != TO_WORKER)
 		return outcome;
-	if (kind == IP4_KERNEL)
+	if (kind == KIND_OPTIONS)
 		return TO_KERNEL;
-	l4_ports(frame, ip->protocol, &sport, &dport);
+	/* All fragments of a datagram meet at one worker: none but the first has ports. */
+	if (kind == KIND_PLAIN)
+		l4_ports(frame, ip->protocol, &sport, &dport);
 	return steer(skb,
 		     flow_hash(bpf_ntohl(ip->saddr), bpf_ntohl(ip->daddr), sport, dport,
 			       ip->protocol),
 		     config);
 }
+
+#include "pod6.h"
 
 static __always_inline __u32 decide_pod(struct __sk_buff *skb, const struct config *config)
 {
@@ -136,10 +138,13 @@ static __always_inline __u32 decide_pod(struct __sk_buff *skb, const struct conf
 
 	if (!pod)
 		return DROP(DROP_HOOK_NO_ENDPOINT);
-	pull_headers(skb);
+	pull_headers(skb, HEADER_BYTES_MAX);
 	frame = frame_of(skb);
 	outcome = guard_ethernet(skb, &frame, pod);
-	return outcome == TO_WORKER ? classify_ip4(skb, &frame, pod, config) : outcome;
+	if (outcome != TO_WORKER)
+		return outcome;
+	return skb->protocol == bpf_htons(ETH_P_IPV6) ? classify_ip6(skb, &frame, pod, config)
+						      : classify_ip4(skb, &frame, pod, config);
 }
 
 SEC("tcx/ingress")

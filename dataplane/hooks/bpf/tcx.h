@@ -11,7 +11,8 @@
 #define TCX_NEXT (-1)
 #define TCX_DROP 2
 
-/* Longest run of headers a TCX program looks at: Ethernet, IPv4 with options, 8 bytes of L4. */
+/* Longest run of headers a TCX program looks at: Ethernet, IPv4 with options, 8 bytes of
+ * L4; or IPv6 and TCP's. IPv6 with more than that asks for more. */
 #define HEADER_BYTES_MAX (ETH_HLEN + 60 + 8)
 
 /* Packets an skb stands for: the kernel segments it on the trunk. */
@@ -31,12 +32,12 @@ static __always_inline struct frame frame_of(const struct __sk_buff *skb)
 }
 
 /*
- * Makes the headers readable in place. An skb's linear part may be shorter than its headers;
- * asking only then spares every other packet a copy of a cloned skb.
+ * Makes the first `most` bytes readable in place. An skb's linear part may be shorter than its
+ * headers; asking only then spares every other packet a copy of a cloned skb.
  */
-static __always_inline void pull_headers(struct __sk_buff *skb)
+static __always_inline void pull_headers(struct __sk_buff *skb, __u32 most)
 {
-	__u32 want = skb->len < HEADER_BYTES_MAX ? skb->len : HEADER_BYTES_MAX;
+	__u32 want = skb->len < most ? skb->len : most;
 
 	if ((long)skb->data + want > (long)skb->data_end)
 		bpf_skb_pull_data(skb, want);

@@ -4,16 +4,20 @@
  * Delivers to the pod that owns the destination, past the host's stack, and leaves everything
  * else to the kernel: that is how workers punt.
  */
+#include "parse6.h"
 #include "tcx.h"
 
 static __always_inline __u32 *pod_for(const struct frame *frame)
 {
 	struct ethhdr *eth = ethernet(frame);
 	struct iphdr *ip = ip4_header(frame);
+	struct ipv6hdr *ip6 = ip6_header(frame);
 
-	if (!eth || !ip || eth->h_proto != bpf_htons(ETH_P_IP))
-		return 0;
-	return pod_at(ip->daddr);
+	if (eth && ip && eth->h_proto == bpf_htons(ETH_P_IP))
+		return pod_at(ip->daddr);
+	if (eth && ip6 && eth->h_proto == bpf_htons(ETH_P_IPV6))
+		return pod_at6(destination6(ip6));
+	return 0;
 }
 
 SEC("tcx/ingress")
@@ -23,7 +27,7 @@ int trunk(struct __sk_buff *skb)
 	struct frame frame;
 	__u32 *host_ifindex;
 
-	pull_headers(skb);
+	pull_headers(skb, HEADER_BYTES_MAX);
 	frame = frame_of(skb);
 	host_ifindex = pod_for(&frame);
 	/*

@@ -2,11 +2,13 @@
  * Hook `uplink`: XDP on an ENI. Everything the wire brings comes here.
  *
  * Takes what is for pods or for the SNAT range, and what must be dropped by name; the node's own
- * traffic, fragments and options stay with the kernel. A queue without a worker, or whose worker
+ * traffic and options stay with the kernel. Fragments for pods or for the SNAT address are the
+ * workers', who follow datagrams and give back those that are not ours. A queue without a worker, or whose worker
  * is away, passes to the kernel.
  */
 #include "heartbeat.h"
 #include "parse.h"
+#include "uplink6.h"
 
 #define ICMP_UNREACHABLE 3
 #define ICMP_TIME_EXCEEDED 11
@@ -17,6 +19,12 @@ static __always_inline int in_snat_range(__be16 port, const struct config *confi
 	__u16 host = bpf_ntohs(port);
 
 	return host >= config->port_first && host <= config->port_last;
+}
+
+/* Fragments have no ports to go by: with translation, all to its address are the workers'. */
+static __always_inline int has_snat(const struct config *config)
+{
+	return config->port_first <= config->port_last;
 }
 
 /* An ICMP error about a packet we translated quotes our address and port as its source. */
@@ -70,13 +78,14 @@ static __always_inline __u32 classify_local(const struct frame *frame, const str
 		return DROP(DROP_MARTIAN_DST);
 	if (kind >= OUTCOME_DROP)
 		return kind;
-	if (kind == IP4_WORKER)
+	if (kind == KIND_WORKER)
 		return TO_WORKER;
-	if (is_multicast(ip->daddr) || is_broadcast(ip->daddr) || kind == IP4_KERNEL)
+	if (is_multicast(ip->daddr) || is_broadcast(ip->daddr) || kind == KIND_OPTIONS)
 		return TO_KERNEL;
 	if (pod_at(ip->daddr))
 		return TO_WORKER;
-	if (ip->daddr == config->snat_address && is_snat_reply(frame, ip->protocol, config))
+	if (ip->daddr == config->snat_address &&
+	    (kind == KIND_FRAGMENT ? has_snat(config) : is_snat_reply(frame, ip->protocol, config)))
 		return TO_WORKER;
 	if (ip->daddr == config->snat_address || is_kernel_address(ip->daddr))
 		return TO_KERNEL;
@@ -96,10 +105,13 @@ static __always_inline __u32 classify_uplink(const struct frame *frame, const st
 		return DROP(DROP_L2_SRC_BAD);
 	if (eth->h_proto == bpf_htons(ETH_P_ARP) && !arp_message(frame))
 		return DROP(DROP_ARP_BAD);
-	if (eth->h_proto != bpf_htons(ETH_P_IP) || mac_is_group(eth->h_dest))
+	if ((eth->h_proto != bpf_htons(ETH_P_IP) && eth->h_proto != bpf_htons(ETH_P_IPV6)) ||
+	    mac_is_group(eth->h_dest))
 		return TO_KERNEL;
 	if (!mac_equal(eth->h_dest, uplink->mac))
 		return TO_WORKER;
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		return classify_frame6(frame, config);
 	ip = ip4_header(frame);
 	return ip ? classify_local(frame, ip, config) : TO_WORKER;
 }

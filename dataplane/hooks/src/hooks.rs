@@ -5,9 +5,10 @@
 //! between find either the old or the new entry, never none.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder};
 use penstock_xsk::{AttachError, link};
 
@@ -56,7 +57,7 @@ pub struct Hooks {
     programs: Programs,
     maps: Maps,
     pods: HashMap<u32, PodEntry>,
-    kernel_cidrs: BTreeSet<Ipv4Net>,
+    kernel_cidrs: BTreeSet<IpNet>,
 }
 
 #[derive(Debug)]
@@ -71,7 +72,9 @@ struct Programs {
 struct Maps {
     endpoints: MapHandle,
     pods: MapHandle,
+    pods6: MapHandle,
     kernel_cidrs: MapHandle,
+    kernel_cidrs6: MapHandle,
     uplinks: MapHandle,
     xsks: MapHandle,
     heartbeat: MapHandle,
@@ -101,7 +104,9 @@ impl Hooks {
         let maps = Maps {
             endpoints: map(object, "endpoints")?,
             pods: map(object, "pods")?,
+            pods6: map(object, "pods6")?,
             kernel_cidrs: map(object, "kernel_cidrs")?,
+            kernel_cidrs6: map(object, "kernel_cidrs6")?,
             uplinks: map(object, "uplinks")?,
             xsks: map(object, "xsks")?,
             heartbeat: map(object, "heartbeat")?,
@@ -136,20 +141,41 @@ impl Hooks {
     /// # Errors
     /// [`HookError::Map`], also when the maps are full.
     pub fn set_pod(&mut self, pod: &PodEntry) -> Result<(), HookError> {
-        let object = || format!("pod {} (interface {})", pod.address, pod.ifindex);
+        let before = self.pods.get(&pod.ifindex).copied();
         let index = pod.ifindex.to_ne_bytes();
-        put(&self.maps.endpoints, &index, &layout::endpoint(pod), object)?;
-        if let Err(error) = put(&self.maps.pods, &pod.address.octets(), &index, object) {
-            if !self.pods.contains_key(&pod.ifindex) {
-                // Nobody would remove it later; the first failure is the one to report.
-                let _ = self.maps.endpoints.delete(&index);
-            }
-            return Err(error);
+        put(&self.maps.endpoints, &index, &layout::endpoint(pod), || {
+            format!("interface {}", pod.ifindex)
+        })?;
+        for address in pod.addresses() {
+            let (map, key) = self.place(address);
+            let object = || format!("pod {address} (interface {})", pod.ifindex);
+            put(map, &key, &index, object).inspect_err(|_| self.undo(pod, before.as_ref()))?;
         }
-        let before = self.pods.insert(pod.ifindex, *pod);
-        match before {
-            Some(old) if old.address != pod.address => self.forget_address(&old),
-            _ => Ok(()),
+        self.pods.insert(pod.ifindex, *pod);
+        let left = before.iter().flat_map(PodEntry::addresses);
+        for address in left.filter(|address| pod.addresses().all(|kept| kept != *address)) {
+            self.forget_address(pod.ifindex, address)?;
+        }
+        Ok(())
+    }
+
+    /// Takes out what a failed [`Self::set_pod`] put in. Its own failure is the one to report.
+    fn undo(&self, pod: &PodEntry, before: Option<&PodEntry>) {
+        for address in pod.addresses() {
+            if before.is_none_or(|before| before.addresses().all(|kept| kept != address)) {
+                let _ = self.forget_address(pod.ifindex, address);
+            }
+        }
+        if before.is_none() {
+            let _ = self.maps.endpoints.delete(&pod.ifindex.to_ne_bytes());
+        }
+    }
+
+    /// Where an address of a pod is kept.
+    fn place(&self, address: IpAddr) -> (&MapHandle, Vec<u8>) {
+        match address {
+            IpAddr::V4(address) => (&self.maps.pods, address.octets().to_vec()),
+            IpAddr::V6(address) => (&self.maps.pods6, address.octets().to_vec()),
         }
     }
 
@@ -162,7 +188,9 @@ impl Hooks {
         let Some(pod) = self.pods.get(&ifindex).copied() else {
             return Ok(());
         };
-        self.forget_address(&pod)?;
+        for address in pod.addresses() {
+            self.forget_address(ifindex, address)?;
+        }
         let index = ifindex.to_ne_bytes();
         delete(&self.maps.endpoints, &index, || {
             format!("interface {ifindex}")
@@ -171,15 +199,15 @@ impl Hooks {
         Ok(())
     }
 
-    /// Removes `pod`'s address unless it has passed to another interface meanwhile.
-    fn forget_address(&self, pod: &PodEntry) -> Result<(), HookError> {
-        let key = pod.address.octets();
-        let object = || format!("address {}", pod.address);
-        let owner = get(&self.maps.pods, &key, object)?;
-        if owner.as_deref() != Some(pod.ifindex.to_ne_bytes().as_slice()) {
+    /// Removes a pod's address unless it has passed to another interface meanwhile.
+    fn forget_address(&self, ifindex: u32, address: IpAddr) -> Result<(), HookError> {
+        let (map, key) = self.place(address);
+        let object = || format!("address {address}");
+        let owner = get(map, &key, object)?;
+        if owner.as_deref() != Some(ifindex.to_ne_bytes().as_slice()) {
             return Ok(());
         }
-        delete(&self.maps.pods, &key, object)
+        delete(map, &key, object)
     }
 
     /// Replaces the destinations that belong to the kernel. New ones are added before old ones
@@ -187,8 +215,8 @@ impl Hooks {
     ///
     /// # Errors
     /// [`HookError::Limit`] for more than [`MAX_KERNEL_CIDRS`]; [`HookError::Map`].
-    pub fn set_kernel_cidrs(&mut self, cidrs: &[Ipv4Net]) -> Result<(), HookError> {
-        let wanted: BTreeSet<Ipv4Net> = cidrs.iter().map(Ipv4Net::trunc).collect();
+    pub fn set_kernel_cidrs(&mut self, cidrs: &[IpNet]) -> Result<(), HookError> {
+        let wanted: BTreeSet<IpNet> = cidrs.iter().map(IpNet::trunc).collect();
         let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         within("number of kernel CIDRs", count, MAX_KERNEL_CIDRS + 1)?;
         let present = 1_u32.to_ne_bytes();
@@ -196,22 +224,24 @@ impl Hooks {
             if self.kernel_cidrs.contains(net) {
                 continue;
             }
-            put(
-                &self.maps.kernel_cidrs,
-                &layout::cidr(net),
-                &present,
-                || net.to_string(),
-            )?;
+            let (map, key) = self.kernel_cidr(net);
+            put(map, &key, &present, || net.to_string())?;
             self.kernel_cidrs.insert(*net);
         }
         let old: Vec<_> = self.kernel_cidrs.difference(&wanted).copied().collect();
         for net in old {
-            delete(&self.maps.kernel_cidrs, &layout::cidr(&net), || {
-                net.to_string()
-            })?;
+            let (map, key) = self.kernel_cidr(&net);
+            delete(map, &key, || net.to_string())?;
             self.kernel_cidrs.remove(&net);
         }
         Ok(())
+    }
+
+    fn kernel_cidr(&self, net: &IpNet) -> (&MapHandle, Vec<u8>) {
+        match net {
+            IpNet::V4(net) => (&self.maps.kernel_cidrs, layout::cidr(net).to_vec()),
+            IpNet::V6(net) => (&self.maps.kernel_cidrs6, layout::cidr6(net).to_vec()),
+        }
     }
 
     /// Attaches hook `pod` to the host side of a pod's veth. Call [`Self::set_pod`] first.

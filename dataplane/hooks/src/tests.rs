@@ -6,14 +6,17 @@
 
 mod flow_hash;
 mod heartbeat;
+mod ip6;
 mod namespace;
 mod netns;
 mod pod;
+mod pod6;
 mod trunk;
 mod uplink;
+mod uplink6;
 
 use std::cell::RefCell;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ProgramInput};
@@ -36,6 +39,11 @@ const OTHER_POD: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 4);
 const SERVICE: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 10);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+const POD6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
+const OTHER_POD6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x11);
+const NODE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 4);
+const SERVICE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x5e, 0, 0, 0, 0, 0, 0xa);
+const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 7);
 const IMDS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 const SNAT: SnatRange = SnatRange {
@@ -69,11 +77,18 @@ impl Rig {
         hooks.set_pod(&pod()).unwrap();
         let other = PodEntry {
             ifindex: 77,
-            address: OTHER_POD,
+            address: Some(OTHER_POD),
+            address6: Some(OTHER_POD6),
             ..pod()
         };
         hooks.set_pod(&other).unwrap();
-        let kernel = ["10.1.0.4/32", "172.20.0.0/16", "169.254.169.253/32"];
+        let kernel = [
+            "10.1.0.4/32",
+            "172.20.0.0/16",
+            "169.254.169.253/32",
+            "2001:db8:1::4/128",
+            "fd00:5e::/108",
+        ];
         let kernel: Vec<_> = kernel.iter().map(|net| net.parse().unwrap()).collect();
         hooks.set_kernel_cidrs(&kernel).unwrap();
         let rig = Self {
@@ -179,6 +194,7 @@ fn config(workers: u32) -> HookConfig {
         trunk_ifindex: 99,
         workers,
         snat: Some(SNAT),
+        node6: Some(NODE6),
         imds: ImdsAccess::Deny,
         stale_after: Duration::from_millis(20),
     }
@@ -187,7 +203,8 @@ fn config(workers: u32) -> HookConfig {
 fn pod() -> PodEntry {
     PodEntry {
         ifindex: LOOPBACK,
-        address: POD,
+        address: Some(POD),
+        address6: Some(POD6),
         pod_mac: POD_MAC,
         host_mac: HOST_MAC,
     }

@@ -25,6 +25,33 @@ pub const fn flow_hash(
     hash ^ (hash >> 13)
 }
 
+/// Hash of an IPv6 flow; values as for [`flow_hash`]. Addresses are folded to 32 bits, word by word.
+#[inline]
+#[must_use]
+pub const fn flow_hash6(
+    source: u128,
+    destination: u128,
+    source_port: u16,
+    destination_port: u16,
+    protocol: u8,
+) -> u32 {
+    flow_hash(
+        fold(source),
+        fold(destination),
+        source_port,
+        destination_port,
+        protocol,
+    )
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "each cast takes one of the four words"
+)]
+const fn fold(address: u128) -> u32 {
+    (address >> 96) as u32 ^ (address >> 64) as u32 ^ (address >> 32) as u32 ^ address as u32
+}
+
 /// Queue, and worker, out of `queues` that a flow with this hash belongs to.
 #[inline]
 #[must_use]
@@ -51,7 +78,22 @@ mod tests {
         );
     }
 
+    #[test]
+    fn ip6_is_the_hash_of_folded_addresses() {
+        let source = 0x2001_0db8_0000_0001_0000_0000_0000_0005_u128;
+        let folded = 0x2001_0db8 ^ 0x0000_0001 ^ 0x0000_0005;
+        assert_eq!(
+            flow_hash6(source, 7, 40_000, 443, 6),
+            flow_hash(folded, 7, 40_000, 443, 6)
+        );
+    }
+
     proptest! {
+        #[test]
+        fn both_directions_agree6(a: u128, b: u128, p: u16, q: u16, protocol: u8) {
+            prop_assert_eq!(flow_hash6(a, b, p, q, protocol), flow_hash6(b, a, q, p, protocol));
+        }
+
         #[test]
         fn both_directions_agree(a: u32, b: u32, p: u16, q: u16, protocol: u8) {
             prop_assert_eq!(flow_hash(a, b, p, q, protocol), flow_hash(b, a, q, p, protocol));

@@ -22,7 +22,7 @@ use penstock_xsk::{BindMode, Packet, Port, PortConfig, Umem, UmemConfig};
 use socket2::{Domain, Socket, Type};
 
 use super::namespace::Namespace;
-use super::{OUTSIDE, config, monotonic_ns};
+use super::{OUTSIDE, OUTSIDE6, POD6, config, ip6, monotonic_ns};
 use crate::{HookConfig, HookCounters, HookError, HookKind, HookLink, Hooks, PodEntry};
 
 const POD_A: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -109,6 +109,7 @@ impl Node {
                 .unwrap();
         }
         let mut pods = Vec::new();
+        // Both are given the same IPv6 address; only pod A sends from it.
         for (name, address, pod_mac, host_mac) in [
             ("veth-a", POD_A, MAC_A, HOST_A),
             ("veth-b", POD_B, MAC_B, HOST_B),
@@ -117,7 +118,8 @@ impl Node {
             hooks
                 .set_pod(&PodEntry {
                     ifindex,
-                    address,
+                    address: Some(address),
+                    address6: Some(POD6),
                     pod_mac,
                     host_mac,
                 })
@@ -361,7 +363,11 @@ fn frames_a_test_run_cannot_make_are_judged_at_the_veth() {
     node.send_raw_from_a(vec![whole[..14 + 19].to_vec()]);
     node.wait(HookKind::Pod, |seen| seen.to_worker == 1);
     node.send_raw_from_a(vec![whole[..14].to_vec()]);
-    let counters = node.wait(HookKind::Pod, |seen| seen.to_worker == 2);
+    node.wait(HookKind::Pod, |seen| seen.to_worker == 2);
+    // P63: the same of IPv6.
+    let six = ip6::frame([MAC_A, HOST_A], [POD6, OUTSIDE6], ip6::UDP, &[]);
+    node.send_raw_from_a(vec![six[..14 + 39].to_vec()]);
+    let counters = node.wait(HookKind::Pod, |seen| seen.to_worker == 3);
     assert_eq!(counters.dropped(DropReason::L2Vlan), 2);
     assert_conserved(&counters);
 }

@@ -152,7 +152,15 @@ fn p11_ip6() {
         .udp(40_000, 53, &[0; 40])
         .with(12, [0x86, 0xdd]);
     dropped(&ip6.bytes, IpVersion);
-    dropped(&ip6.with(14, [0x60]).bytes, Ip6Disabled);
+    // A pod without an IPv6 address has no IPv6 at all.
+    let mut rig = Rig::new(1);
+    let ip4_only = crate::PodEntry {
+        address6: None,
+        ..super::pod()
+    };
+    rig.hooks.set_pod(&ip4_only).unwrap();
+    let frame = ip6.with(14, [0x60]).bytes;
+    rig.expect(HookKind::Pod, &frame, Outcome::Drop(Ip6Disabled));
 }
 
 #[test]
@@ -208,20 +216,20 @@ fn p21_to_p26_fragments() {
     let tcp = from_pod(OUTSIDE).tcp(40_000, 443, TcpFlags::SYN, b"12345678");
     let datagram = udp(OUTSIDE);
     let tiny = |protocol, bytes: &[u8]| as_fragment(&from_pod(OUTSIDE).ip(protocol, bytes), 0x2000);
-    expect(as_fragment(&tcp, 0x2000), Outcome::Kernel);
-    expect(as_fragment(&datagram, 0x2000), Outcome::Kernel);
-    expect(as_fragment(&datagram, 0x2001), Outcome::Kernel);
-    expect(as_fragment(&datagram, 0x0010), Outcome::Kernel);
+    expect(as_fragment(&tcp, 0x2000), Outcome::Worker);
+    expect(as_fragment(&datagram, 0x2000), Outcome::Worker);
+    expect(as_fragment(&datagram, 0x2001), Outcome::Worker);
+    expect(as_fragment(&datagram, 0x0010), Outcome::Worker);
     expect(tiny(6, &[0; 19]), Outcome::Drop(FragTiny));
     expect(tiny(17, &[0; 7]), Outcome::Drop(FragTiny));
     expect(tiny(1, &[0; 7]), Outcome::Drop(FragTiny));
-    expect(tiny(47, &[0; 1]), Outcome::Kernel);
+    expect(tiny(47, &[0; 1]), Outcome::Worker);
     expect(as_fragment(&tcp, 0x0001), Outcome::Drop(FragOffset1));
     expect(as_fragment(&tcp, 0x2001), Outcome::Drop(FragOffset1));
     expect(as_fragment(&datagram, 0x1fff), Outcome::Drop(FragToolong));
     // The last byte a datagram can have: 65,515 bytes of payload.
     let last = from_pod(OUTSIDE).ip(17, &[0; 3]);
-    expect(as_fragment(&last, 0x1ffd), Outcome::Kernel);
+    expect(as_fragment(&last, 0x1ffd), Outcome::Worker);
     let past = from_pod(OUTSIDE).ip(17, &[0; 4]);
     expect(as_fragment(&past, 0x1ffd), Outcome::Drop(FragToolong));
 }
@@ -320,13 +328,13 @@ fn a_super_packet_counts_as_its_segments() {
 fn a_pod_that_changes_its_address_leaves_nothing_behind() {
     let mut rig = Rig::new(1);
     let moved = crate::PodEntry {
-        address: Ipv4Addr::new(10, 1, 0, 99),
+        address: Some(Ipv4Addr::new(10, 1, 0, 99)),
         ..super::pod()
     };
     rig.hooks.set_pod(&moved).unwrap();
     rig.expect(HookKind::Pod, &udp(OUTSIDE).bytes, Outcome::Drop(SpoofIp));
-    let to = |address| Base::new(OUTSIDE, address).udp(1, 2, b"").bytes;
-    rig.expect(HookKind::Trunk, &to(POD), Outcome::Kernel);
+    let to = |address: Option<_>| Base::new(OUTSIDE, address.unwrap()).udp(1, 2, b"").bytes;
+    rig.expect(HookKind::Trunk, &to(Some(POD)), Outcome::Kernel);
     rig.expect(HookKind::Trunk, &to(moved.address), Outcome::Pod);
     // An address that passed to another interface survives the old one's removal.
     let heir = crate::PodEntry {
@@ -346,7 +354,10 @@ fn full_maps_refuse_and_keep_nothing_of_it() {
     let mut rig = Rig::new(1);
     let numbered = |number: u32| crate::PodEntry {
         ifindex: 1_000 + number,
-        address: Ipv4Addr::from_bits(Ipv4Addr::new(10, 9, 0, 0).to_bits() + number),
+        address: Some(Ipv4Addr::from_bits(
+            Ipv4Addr::new(10, 9, 0, 0).to_bits() + number,
+        )),
+        address6: None,
         ..super::pod()
     };
     // The rig has two.
@@ -357,7 +368,7 @@ fn full_maps_refuse_and_keep_nothing_of_it() {
     assert!(matches!(refused, Err(HookError::Map { .. })), "{refused:?}");
     // An address more on a known interface does not fit either, and its guard stays.
     let moved = crate::PodEntry {
-        address: Ipv4Addr::new(10, 8, 0, 1),
+        address: Some(Ipv4Addr::new(10, 8, 0, 1)),
         ..numbered(2)
     };
     assert!(rig.hooks.set_pod(&moved).is_err());
