@@ -37,10 +37,15 @@ pub struct Args {
           value_parser = clap::value_parser!(u32).range(4_096..=1_048_576))]
     pub umem_frames: u32,
 
-    /// Flows each worker's table has room for.
+    /// IPv4 flows each worker's table has room for, at 190 to 230 bytes each.
     #[arg(long, env = "PENSTOCK_FLOWS", default_value_t = 131_072,
           value_parser = clap::value_parser!(u32).range(1_024..=16_777_216))]
     pub flows: u32,
+
+    /// IPv6 flows each worker's table has room for, at 210 to 250 bytes each.
+    #[arg(long, env = "PENSTOCK_FLOWS6", default_value_t = 65_536,
+          value_parser = clap::value_parser!(u32).range(1_024..=16_777_216))]
+    pub flows6: u32,
 
     /// Huge pages for the UMEM.
     #[arg(long, env = "PENSTOCK_HUGE_PAGES", value_enum, default_value = "try")]

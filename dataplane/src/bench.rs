@@ -10,6 +10,7 @@ use penstock_xsk::{Batch, Packet};
 use crate::exchange::{Exchange, Origin};
 use crate::ports::{Ports, Way};
 use crate::stats::Tally;
+use crate::worker::Scene;
 
 /// Everything a packet passes on its way.
 #[derive(Debug)]
@@ -63,12 +64,25 @@ impl Bench {
             match (packet, origin) {
                 (None, _) => self.tally.drop(DropReason::UmemEmpty),
                 (Some(packet), Origin::Judge(ingress)) => {
-                    self.judge(packet, ingress, snapshot, now);
+                    let scene = Scene {
+                        ingress,
+                        snapshot,
+                        now,
+                    };
+                    self.judge_alone(packet, scene);
                 }
                 (Some(packet), Origin::Send(uplink)) => self.transmit(packet, uplink),
             }
         }
         packets
+    }
+
+    /// Judges a packet that did not come in a batch.
+    fn judge_alone(&mut self, packet: Packet, scene: Scene<'_>) {
+        let head = self.ports.umem().bytes(packet.head());
+        let mut look = self.engine.look(head, packet.len(), scene.ingress);
+        self.engine.locate(std::slice::from_mut(&mut look));
+        self.judge(packet, &look, scene);
     }
 
     /// Tells the sender why, when that is allowed.

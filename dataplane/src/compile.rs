@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use penstock_dataplane_api as api;
 use penstock_flow::{
     Access, Cidr, Config, Endpoint, NodeSnat, PortChoice, PortRange, Snapshot, Snat, Uplink,
@@ -18,27 +18,40 @@ use penstock_hooks::{HookConfig, ImdsAccess, PodEntry, SnatRange};
 
 /// Numbers of the ENIs seen so far; a number is never given to another ENI.
 #[derive(Debug, Default)]
-pub struct Slots(BTreeMap<String, UplinkId>);
+pub struct Slots {
+    numbers: BTreeMap<String, UplinkId>,
+    /// Each ENI's router as last resolved: a publication that comes while the kernel asks for it
+    /// again must not stop flows.
+    routers: BTreeMap<UplinkId, [u8; 6]>,
+}
 
 impl Slots {
     /// The number of an ENI, given at first sight; `None` when all are taken.
     pub fn id(&mut self, eni_id: &str) -> Option<UplinkId> {
-        if let Some(id) = self.0.get(eni_id) {
+        if let Some(id) = self.numbers.get(eni_id) {
             return Some(*id);
         }
         // Slot 0 of the hooks' socket map is the trunk's.
-        let next = u8::try_from(self.0.len()).ok()?;
+        let next = u8::try_from(self.numbers.len()).ok()?;
         if u32::from(next) + 1 >= MAX_SLOTS {
             return None;
         }
-        self.0.insert(eni_id.to_owned(), UplinkId(next));
+        self.numbers.insert(eni_id.to_owned(), UplinkId(next));
         Some(UplinkId(next))
+    }
+
+    /// The MAC of an ENI's router: as published, else as last published.
+    fn router(&mut self, id: UplinkId, published: Option<api::MacAddr>) -> Option<[u8; 6]> {
+        if let Some(mac) = published {
+            self.routers.insert(id, mac.0);
+        }
+        self.routers.get(&id).copied()
     }
 
     /// The ENI with a number.
     #[must_use]
     pub fn eni_id(&self, id: UplinkId) -> Option<&str> {
-        self.0
+        self.numbers
             .iter()
             .find(|(_, taken)| **taken == id)
             .map(|(eni_id, _)| eni_id.as_str())
@@ -65,7 +78,11 @@ pub fn flow_snapshot(
     let mut uplinks = Vec::new();
     for uplink in &snapshot.uplinks {
         match slots.id(&uplink.eni_id) {
-            Some(id) => uplinks.push(flow_uplink(uplink, id, bound.contains(&id))),
+            Some(id) => {
+                let router = slots.router(id, uplink.gateway_mac);
+                let router = router.filter(|_| bound.contains(&id));
+                uplinks.push(flow_uplink(uplink, id, router));
+            }
             None => problems.push(format!(
                 "{}: too many ENIs in this process's life; restart the dataplane",
                 uplink.eni_id
@@ -75,7 +92,8 @@ pub fn flow_snapshot(
     let endpoints = snapshot
         .endpoints
         .iter()
-        .filter_map(|endpoint| flow_endpoint(endpoint, slots.id(&endpoint.eni_id)?))
+        .filter_map(|endpoint| Some(flow_endpoints(endpoint, slots.id(&endpoint.eni_id)?)))
+        .flatten()
         .collect();
     if !problems.is_empty() {
         return Err(problems);
@@ -83,9 +101,10 @@ pub fn flow_snapshot(
     let config = Config {
         epoch,
         primary_address: snapshot.node.primary_address,
+        primary_address6: snapshot.node.primary_address6,
         trunk_mac,
-        vpc_cidrs: cidrs(&nets4(&snapshot.vpc_cidrs)),
-        kernel_cidrs: cidrs(&nets4(&snapshot.kernel_cidrs)),
+        vpc_cidrs: cidrs(snapshot.vpc_cidrs.iter().copied()),
+        kernel_cidrs: cidrs(snapshot.kernel_cidrs.iter().copied()),
         snat: flow_snat(&snapshot.snat),
         imds: match snapshot.imds {
             api::Access::Allow => Access::Allow,
@@ -97,24 +116,26 @@ pub fn flow_snapshot(
     Snapshot::compile(config).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
 
-fn flow_uplink(uplink: &api::Uplink, id: UplinkId, bound: bool) -> Uplink {
+fn flow_uplink(uplink: &api::Uplink, id: UplinkId, router: Option<[u8; 6]>) -> Uplink {
     Uplink {
         id,
         mac: uplink.mac.0,
-        gateway_mac: uplink.gateway_mac.filter(|_| bound).map(|mac| mac.0),
+        gateway_mac: router,
+        gateway_mac6: router.filter(|_| uplink.gateway6.is_some()),
         mtu: u16::try_from(uplink.mtu).unwrap_or(u16::MAX),
         address: uplink.address,
+        address6: uplink.address6,
         primary: uplink.primary,
     }
 }
 
-fn flow_endpoint(endpoint: &api::Endpoint, uplink: UplinkId) -> Option<Endpoint> {
-    Some(Endpoint {
-        address: endpoint.address4()?,
+fn flow_endpoints(endpoint: &api::Endpoint, uplink: UplinkId) -> impl Iterator<Item = Endpoint> {
+    endpoint.addresses.iter().map(move |address| Endpoint {
+        address: *address,
         uplink,
         host_mac: endpoint.host_mac.0,
         pod_mac: endpoint.pod_mac.0,
-        mtu: u16::try_from(endpoint.mtu).ok()?,
+        mtu: u16::try_from(endpoint.mtu).unwrap_or(u16::MAX),
     })
 }
 
@@ -127,33 +148,23 @@ fn flow_snat(snat: &api::Snat) -> Snat {
                 first: snat.ports.first,
                 last: snat.ports.last,
             },
+            reserved: Vec::new(),
             choice: match snat.port_choice {
                 api::PortChoice::Prng => PortChoice::Prng,
                 api::PortChoice::Hashrandom => PortChoice::Hashrandom,
                 api::PortChoice::None => PortChoice::None,
             },
-            exclude_cidrs: cidrs(&snat.exclude_cidrs),
+            exclude_cidrs: cidrs(snat.exclude_cidrs.iter().copied().map(IpNet::V4)),
         }),
     }
 }
 
-/// The IPv4 prefixes among `nets`.
-fn nets4(nets: &[IpNet]) -> Vec<Ipv4Net> {
-    nets.iter()
-        .filter_map(|net| match net {
-            IpNet::V4(net) => Some(*net),
-            IpNet::V6(_) => None,
-        })
-        .collect()
-}
-
-fn cidrs(nets: &[Ipv4Net]) -> Vec<Cidr> {
-    nets.iter()
-        .map(|net| Cidr {
-            address: net.network(),
-            prefix: net.prefix_len(),
-        })
-        .collect()
+fn cidrs(nets: impl Iterator<Item = IpNet>) -> Vec<Cidr> {
+    nets.map(|net| Cidr {
+        address: net.network(),
+        prefix: net.prefix_len(),
+    })
+    .collect()
 }
 
 /// What hooks decide by.
@@ -187,6 +198,7 @@ pub fn nothing(trunk_mac: [u8; 6]) -> Result<Snapshot, Vec<String>> {
     let config = Config {
         epoch: 0,
         primary_address: nobody,
+        primary_address6: None,
         trunk_mac,
         vpc_cidrs: Vec::new(),
         kernel_cidrs: Vec::new(),
@@ -196,8 +208,10 @@ pub fn nothing(trunk_mac: [u8; 6]) -> Result<Snapshot, Vec<String>> {
             id: UplinkId(0),
             mac: trunk_mac,
             gateway_mac: None,
+            gateway_mac6: None,
             mtu: u16::MAX,
             address: nobody,
+            address6: None,
             primary: true,
         }],
         endpoints: Vec::new(),
@@ -247,9 +261,28 @@ mod tests {
         assert!(compiled.uplink(UplinkId(1)).unwrap().gateway_mac.is_some());
         assert_eq!(compiled.primary_uplink().unwrap().id, UplinkId(0));
         for endpoint in &published.endpoints {
-            let found = compiled.endpoint(endpoint.address4().unwrap()).unwrap();
+            let found = compiled.endpoint(endpoint.addresses[0]).unwrap();
             assert_eq!(found.pod_mac, endpoint.pod_mac.0);
             assert_eq!(Some(found.uplink), slots.id(&endpoint.eni_id));
+        }
+    }
+
+    #[test]
+    fn a_router_that_is_asked_for_again_keeps_its_mac() {
+        let mut slots = Slots::default();
+        let mut published = fixture::snapshot();
+        let bound = BTreeSet::from([UplinkId(0), UplinkId(1)]);
+        let known = flow_snapshot(&published, &mut slots, &bound, (1, TRUNK)).unwrap();
+        for uplink in &mut published.uplinks {
+            uplink.gateway_mac = None;
+        }
+        let asking = flow_snapshot(&published, &mut slots, &bound, (2, TRUNK)).unwrap();
+        let never = flow_snapshot(&published, &mut Slots::default(), &bound, (3, TRUNK)).unwrap();
+        for id in bound {
+            let mac = |snapshot: &Snapshot| snapshot.uplink(id).unwrap().gateway_mac;
+            assert!(mac(&known).is_some());
+            assert_eq!(mac(&asking), mac(&known));
+            assert_eq!(mac(&never), None);
         }
     }
 

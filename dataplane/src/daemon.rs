@@ -225,11 +225,13 @@ impl Start<'_> {
         };
         let engine = Engine::new(EngineConfig {
             capacity: self.args.flows as usize,
+            capacity6: self.args.flows6 as usize,
             seed: rand::random(),
             timeouts: Timeouts::default(),
             worker: u16::try_from(index)?,
             workers: u16::try_from(self.args.workers)?,
-        });
+        })
+        .context("memory for the flow tables")?;
         let wake = Arc::clone(&self.wakes[index as usize]);
         let cells = Arc::new(Cells::default());
         let commands = Arc::new(ArrayQueue::new(COMMANDS));
@@ -293,6 +295,7 @@ fn spawn(index: u32, core: Option<usize>, seed: Seed) -> io::Result<(JoinHandle<
                 live: seed.live,
                 pulse: seed.pulse,
                 batch: Batch::new(),
+                looks: Vec::with_capacity(Batch::CAPACITY),
                 bench: Bench {
                     ports: seed.ports,
                     engine: seed.engine,

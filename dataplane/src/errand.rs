@@ -5,8 +5,10 @@
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
+use penstock_flow::Timestamp;
 
 use crate::bench::Bench;
+use crate::clock;
 use crate::crew::Command;
 use crate::stats::{Cells, Gauges};
 use crate::wake::Wake;
@@ -45,7 +47,8 @@ impl Errands {
                     let _ = done.try_send(());
                 }
                 Command::Flows(limit, reply) => {
-                    let _ = reply.try_send(bench.engine.flows().take(limit).collect());
+                    let now = Timestamp::from_nanos(clock::monotonic_ns());
+                    let _ = reply.try_send(bench.engine.flows(now).take(limit).collect());
                 }
                 Command::Stop => return false,
             }

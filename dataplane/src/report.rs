@@ -86,38 +86,36 @@ impl Node {
     #[must_use]
     pub fn flows(&self, limit: u32) -> Vec<FlowRow> {
         let limit = usize::try_from(limit).unwrap_or(MAX_FLOWS).min(MAX_FLOWS);
-        let now = clock::monotonic_ns();
         let mut rows = Vec::new();
         for (worker, hand) in (0..).zip(&self.crew) {
             for flow in hand.flows(limit - rows.len()) {
-                rows.push(self.flow_row(worker, &flow, now));
+                rows.push(self.flow_row(worker, &flow));
             }
         }
         rows
     }
 
-    fn flow_row(&self, worker: u32, flow: &FlowView, now: u64) -> FlowRow {
+    fn flow_row(&self, worker: u32, flow: &FlowView) -> FlowRow {
         let out = match flow.out {
             OutIf::Uplink(id) => self.slots.eni_id(id).unwrap_or("?").to_owned(),
-            OutIf::Endpoint => self.pod_ifname(flow.remote.into()),
+            OutIf::Endpoint => self.pod_ifname(flow.remote),
         };
-        let idle_ns = now.saturating_sub(flow.last_seen.as_nanos());
         FlowRow {
             worker,
             protocol: flow.protocol,
-            pod: flow.pod.into(),
+            pod: flow.pod,
             pod_port: flow.pod_port,
-            remote: flow.remote.into(),
+            remote: flow.remote,
             remote_port: flow.remote_port,
-            snat: flow.snat.map(|(address, _)| address.into()),
-            snat_port: flow.snat.map_or(0, |(_, port)| port),
+            snat: flow.snat.map(|end| end.address.into()),
+            snat_port: flow.snat.map_or(0, |end| end.port),
             out,
             state: flow
                 .state
                 .map_or_else(|| "-".to_owned(), |state| state.label().to_owned()),
             packets_out: flow.packets_out,
             packets_in: flow.packets_in,
-            idle_ms: idle_ns / 1_000_000,
+            idle_ms: flow.idle_ms,
         }
     }
 

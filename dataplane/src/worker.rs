@@ -1,11 +1,12 @@
 //! One worker: the batch loop and what becomes of each packet. Read this first.
 //!
 //! ```text
-//! receive ─► forward ─┬─ Forward ──► trunk (pods) or uplink        then: send · reclaim · refill
-//!                     ├─ ToKernel ─► trunk                               expire · publish
-//!                     ├─ HandOff ──► the worker that owns the flow
-//!                     ├─ Reject ───► counted, answered by an ICMP error
-//!                     └─ Drop ─────► counted
+//! receive ─► look (all) ─► forward ─┬─ Forward ──► trunk (pods) or uplink
+//!                                   ├─ ToKernel ─► trunk
+//!                                   ├─ HandOff ──► the worker that owns the flow
+//!                                   ├─ Reject ───► counted, answered by an ICMP error
+//!                                   └─ Drop ─────► counted
+//!                                  then: send · reclaim · refill · expire · publish
 //! ```
 //!
 //! Nothing here locks, allocates, logs or blocks while there are packets. Every packet is counted
@@ -13,7 +14,7 @@
 
 use std::sync::Arc;
 
-use penstock_flow::{Ingress, OutIf, Snapshot, Timestamp, Verdict, forward};
+use penstock_flow::{Ingress, Look, OutIf, Snapshot, Timestamp, Verdict, forward_seen};
 use penstock_packet::frame_length;
 use penstock_xsk::{Batch, Packet};
 
@@ -36,6 +37,7 @@ pub struct Worker {
     pub(crate) snapshot: Arc<Numbered<Snapshot>>,
     pub(crate) passed: u64,
     pub(crate) batch: Batch,
+    pub(crate) looks: Vec<Look>,
     pub(crate) bench: Bench,
     pub(crate) errands: Errands,
     pub(crate) rest: Rest,
@@ -72,8 +74,14 @@ impl Worker {
         for at in 0..self.bench.ports.count() {
             let ingress = self.bench.receive(at, &mut self.batch);
             packets += self.batch.len();
-            for packet in self.batch.drain() {
-                self.bench.judge(packet, ingress, snapshot, now);
+            let scene = Scene {
+                ingress,
+                snapshot,
+                now,
+            };
+            self.bench.look(&self.batch, ingress, &mut self.looks);
+            for (packet, look) in self.batch.drain().zip(&self.looks) {
+                self.bench.judge(packet, look, scene);
             }
         }
         packets += self.bench.take_in(snapshot, now);
@@ -88,22 +96,40 @@ impl Worker {
     }
 }
 
-/// One packet.
+/// Where and when a packet is judged, and by which rules.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scene<'a> {
+    pub(crate) ingress: Ingress,
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) now: Timestamp,
+}
+
 impl Bench {
-    pub(crate) fn judge(
-        &mut self,
-        mut packet: Packet,
-        ingress: Ingress,
-        snapshot: &Snapshot,
-        now: Timestamp,
-    ) {
+    /// Looks at a whole batch before any of it is judged.
+    fn look(&mut self, batch: &Batch, ingress: Ingress, looks: &mut Vec<Look>) {
+        let umem = self.ports.umem();
+        looks.clear();
+        looks.extend(batch.packets().iter().map(|packet| {
+            self.engine
+                .look(umem.bytes(packet.head()), packet.len(), ingress)
+        }));
+        self.engine.locate(looks);
+    }
+
+    /// One packet.
+    pub(crate) fn judge(&mut self, mut packet: Packet, look: &Look, scene: Scene<'_>) {
+        let Scene {
+            ingress,
+            snapshot,
+            now,
+        } = scene;
         let length = packet.len();
         let view = penstock_flow::Packet {
             head: self.ports.umem().bytes_mut(packet.head_mut()),
             length,
             ingress,
         };
-        match forward(&mut self.engine, snapshot, view, now) {
+        match forward_seen(&mut self.engine, snapshot, view, look, now) {
             Verdict::Forward(out) => self.forward(packet, out),
             Verdict::ToKernel => self.ports.send(TRUNK, packet, Way::Kernel, &mut self.tally),
             Verdict::HandOff(worker) => {

@@ -4,7 +4,7 @@
 //! once, each with the entry it is about.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::UplinkId;
 
@@ -15,9 +15,11 @@ pub struct Config {
     pub epoch: u64,
     /// The node's primary address: source of ICMP errors towards pods.
     pub primary_address: Ipv4Addr,
+    /// The node's IPv6 address: source of ICMPv6 errors towards pods, which get none without it.
+    pub primary_address6: Option<Ipv6Addr>,
     /// MAC of the trunk's kernel end.
     pub trunk_mac: [u8; 6],
-    /// Destinations that keep the pod's address because they are in the VPC.
+    /// Destinations that keep the pod's address because they are in the VPC. IPv6 always does.
     pub vpc_cidrs: Vec<Cidr>,
     /// Destinations that are the kernel's, whoever sends to them.
     pub kernel_cidrs: Vec<Cidr>,
@@ -31,12 +33,12 @@ pub struct Config {
     pub endpoints: Vec<Endpoint>,
 }
 
-/// An IPv4 prefix.
+/// A prefix of either family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cidr {
     /// Any address in it.
-    pub address: Ipv4Addr,
-    /// Number of leading bits that count, 0 to 32.
+    pub address: IpAddr,
+    /// Number of leading bits that count, 0 to 32 or 128.
     pub prefix: u8,
 }
 
@@ -65,6 +67,8 @@ pub struct NodeSnat {
     pub address: Ipv4Addr,
     /// L4 ports and ICMP identifiers that are the engine's on that address.
     pub ports: PortRange,
+    /// Those of them that are not for pods: sockets of the node listen there (N8).
+    pub reserved: Vec<u16>,
     /// How a port is chosen.
     pub choice: PortChoice,
     /// Destinations outside the VPC that keep the pod's address all the same.
@@ -98,21 +102,25 @@ pub struct Uplink {
     pub id: UplinkId,
     /// Its MAC.
     pub mac: [u8; 6],
-    /// MAC of the subnet's router; `None` until known.
+    /// MAC of the subnet's router for IPv4; `None` until known.
     pub gateway_mac: Option<[u8; 6]>,
+    /// MAC of the subnet's router for IPv6; `None` until known, and where there is none.
+    pub gateway_mac6: Option<[u8; 6]>,
     /// Bytes of IP packet it carries.
     pub mtu: u16,
     /// Its primary address: source of ICMP errors that leave by it.
     pub address: Ipv4Addr,
+    /// Its IPv6 address, if it has one: source of ICMPv6 errors that leave by it.
+    pub address6: Option<Ipv6Addr>,
     /// Whether translated traffic leaves here; exactly one uplink says yes.
     pub primary: bool,
 }
 
-/// A pod's interface.
+/// A pod's interface under one of its addresses; a pod with an address of each family is two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint {
     /// The pod's address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// ENI that owns the address.
     pub uplink: UplinkId,
     /// MAC of the host's end of the veth pair: what the pod takes for its gateway.
@@ -139,7 +147,7 @@ pub enum Problem {
     Mac,
     /// An address that no interface can have.
     Address,
-    /// A prefix length over 32.
+    /// A prefix longer than its family's addresses.
     Prefix,
     /// An MTU below IPv4's least, 68 (RFC 791).
     Mtu,
@@ -151,6 +159,8 @@ pub enum Problem {
     UnknownUplink,
     /// Not exactly one uplink is the primary one.
     PrimaryUplink,
+    /// More entries than can be numbered.
+    TooMany,
 }
 
 impl fmt::Display for Problem {
@@ -158,12 +168,13 @@ impl fmt::Display for Problem {
         f.write_str(match self {
             Self::Mac => "the MAC is zero or a group address",
             Self::Address => "no interface can have this address",
-            Self::Prefix => "the prefix is longer than 32 bits",
+            Self::Prefix => "the prefix is longer than an address",
             Self::Mtu => "the MTU is below 68 bytes",
             Self::Ports => "the port range is empty or holds port 0",
             Self::Duplicate => "another entry has the same key",
             Self::UnknownUplink => "it names an uplink that is not there",
             Self::PrimaryUplink => "exactly one uplink must be primary",
+            Self::TooMany => "there are more entries than the dataplane can number",
         })
     }
 }

@@ -1,116 +1,107 @@
 //! From a packet's class to both directions of its flow: once per flow, and again when the
 //! snapshot has changed. Decides; installs nothing, sends nothing.
 
-use penstock_packet::rewrite::{End, Rewrite, Side, Translation};
+use penstock_packet::rewrite::{End, Translation};
 use penstock_packet::{DropReason, Ip, L4, TcpFlags};
 
 use crate::classify::{Class, from_pod};
-use crate::config::{Endpoint, Uplink};
-use crate::entry::{Flow, Way};
-use crate::hop::Hop;
-use crate::key::{Direction, FlowKey, Zone};
+use crate::config::Endpoint;
+use crate::entry::{NewFlow, Pair, Pods, Way};
+use crate::key::{Direction, Family, FlowKey, Key, Zone};
+use crate::snapshot::HopId;
 use crate::tcp_state::Tcp;
-use crate::{OutIf, Packet, Snapshot, Timestamp, Verdict};
+use crate::{OutIf, Packet, Snapshot, UplinkId, Verdict};
 
-/// Hop into a pod.
-pub(crate) const fn to_pod(endpoint: &Endpoint, translation: Option<Translation>) -> Hop {
-    Hop {
-        rewrite: Rewrite {
-            destination_mac: endpoint.pod_mac,
-            source_mac: endpoint.host_mac,
-            translation,
-        },
-        out: OutIf::Endpoint,
-        mtu: endpoint.mtu,
+/// How the packets of a class go, and which direction this packet is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Course {
+    /// Where the pod's packets go.
+    egress: HopId,
+    /// Where packets to the pod go.
+    ingress: HopId,
+    /// Direction of the packet that was classified.
+    pub(crate) direction: Direction,
+    /// Where answers to it arrive.
+    back: Zone,
+    pods: Pods,
+    uplink: u8,
+}
+
+impl Course {
+    /// Where the packet that was classified goes.
+    pub(crate) const fn hop(&self) -> HopId {
+        match self.direction {
+            Direction::Egress => self.egress,
+            Direction::Ingress => self.ingress,
+        }
     }
 }
 
-/// Hop out of an ENI to its router.
-pub(crate) const fn to_uplink(
-    uplink: &Uplink,
-    gateway_mac: [u8; 6],
-    translation: Option<Translation>,
-) -> Hop {
-    Hop {
-        rewrite: Rewrite {
-            destination_mac: gateway_mac,
-            source_mac: uplink.mac,
-            translation,
-        },
-        out: OutIf::Uplink(uplink.id),
-        mtu: uplink.mtu,
-    }
+/// What later snapshots know a pod by: the low half of its MAC.
+const fn mark(endpoint: &Endpoint) -> u32 {
+    let [_, _, a, b, c, d] = endpoint.pod_mac;
+    u32::from_be_bytes([a, b, c, d])
 }
 
-/// How the packets of a class go: both hops, and which of them this packet takes. `None` for
-/// what the kernel must carry, which includes an uplink whose router has no MAC yet.
-pub(crate) fn hops(class: &Class<'_>) -> Option<(Hop, Hop, Direction)> {
+/// The course of a class; `None` for what the kernel must carry, which includes an uplink whose
+/// router has no MAC yet.
+pub(crate) fn course(snapshot: &Snapshot, class: &Class<'_>, family: Family) -> Option<Course> {
     match class {
         Class::Kernel | Class::ToSnatRange => None,
-        Class::Between { from, to } => {
-            Some((to_pod(to, None), to_pod(from, None), Direction::Egress))
-        }
-        Class::Leaving { from, uplink, .. } => Some((
-            to_uplink(uplink, uplink.gateway_mac?, None),
-            to_pod(from, None),
-            Direction::Egress,
-        )),
-        Class::Arriving { to, uplink } => Some((
-            to_uplink(uplink, uplink.gateway_mac?, None),
-            to_pod(to, None),
-            Direction::Ingress,
-        )),
+        Class::Between { from, to } => Some(Course {
+            egress: snapshot.hop_to_pod(to)?,
+            ingress: snapshot.hop_to_pod(from)?,
+            direction: Direction::Egress,
+            back: Zone::Pods,
+            pods: [mark(from), mark(to)],
+            uplink: 0,
+        }),
+        Class::Leaving { from, uplink, .. } => Some(Course {
+            egress: snapshot.hop_to_router(uplink, family)?,
+            ingress: snapshot.hop_to_pod(from)?,
+            direction: Direction::Egress,
+            back: Zone::Uplinks,
+            pods: [mark(from), 0],
+            uplink: uplink.id.0,
+        }),
+        Class::Arriving { to, uplink } => Some(Course {
+            egress: snapshot.hop_to_router(uplink, family)?,
+            ingress: snapshot.hop_to_pod(to)?,
+            direction: Direction::Ingress,
+            back: Zone::Pods,
+            pods: [mark(to), 0],
+            uplink: uplink.id.0,
+        }),
     }
 }
 
 /// An untranslated flow that starts with `packet`, whose key is `key`.
-pub(crate) fn untranslated(
-    packet: &Ip,
-    key: FlowKey,
-    class: &Class<'_>,
-    (egress, ingress, originator): (Hop, Hop, Direction),
-    (epoch, now): (u64, Timestamp),
-) -> Flow {
-    let back = match (originator, class) {
-        (Direction::Egress, Class::Between { .. }) | (Direction::Ingress, _) => Zone::Pods,
-        (Direction::Egress, _) => Zone::Uplinks,
+pub(crate) fn untranslated(packet: &Ip, key: FlowKey, course: &Course) -> NewFlow {
+    let (egress, ingress) = match course.direction {
+        Direction::Egress => (key, key.reverse(course.back)),
+        Direction::Ingress => (key.reverse(course.back), key),
     };
-    let (egress_key, ingress_key) = match originator {
-        Direction::Egress => (key, key.reverse(back)),
-        Direction::Ingress => (key.reverse(back), key),
-    };
-    Flow {
-        egress: Way {
-            key: egress_key,
-            hop: egress,
-            packets: 0,
+    NewFlow {
+        egress,
+        ingress,
+        egress_hop: course.egress,
+        ingress_hop: course.ingress,
+        originator: course.direction,
+        outside: None,
+        tcp: match packet.l4 {
+            L4::Tcp { flags, .. } => Some(Tcp::first(flags)),
+            _ => None,
         },
-        ingress: Way {
-            key: ingress_key,
-            hop: ingress,
-            packets: 0,
-        },
-        epoch,
-        last_seen: now,
-        tcp: first_state(packet),
-        originator,
-        quarantined: false,
+        pods: course.pods,
+        uplink: course.uplink,
     }
 }
 
 /// Turns an untranslated flow from a pod into one whose pod end the world knows as `outside`.
-pub(crate) fn translate(mut flow: Flow, outside: End) -> Flow {
-    let key = flow.egress.key;
-    let inside = End {
-        address: key.source,
-        port: key.source_port,
-    };
-    let out = Translation::new(Side::Source, key.protocol, inside, outside);
-    let back = Translation::new(Side::Destination, key.protocol, outside, inside);
-    flow.egress.hop.rewrite.translation = Some(out);
-    flow.ingress.hop.rewrite.translation = Some(back);
-    flow.ingress.key.destination = outside.address;
-    flow.ingress.key.destination_port = outside.port;
+pub(crate) fn translate(mut flow: NewFlow, outside: End) -> NewFlow {
+    flow.outside = Some(outside);
+    flow.ingress.destination = outside.address.into();
+    flow.ingress.destination_port = outside.port;
     flow
 }
 
@@ -125,7 +116,7 @@ pub(crate) fn may_translate(packet: &Ip) -> Result<(), DropReason> {
         }
         L4::Tcp { .. } | L4::Udp { .. } | L4::EchoRequest { .. } => Ok(()),
         L4::EchoReply { .. } | L4::IcmpError(_) => Err(DropReason::NatNosession),
-        L4::Neighbor(_) | L4::IcmpOther | L4::Other => Err(DropReason::NatProto),
+        L4::IcmpOther | L4::Neighbor(_) | L4::Other => Err(DropReason::NatProto),
         L4::Malformed(reason) => Err(reason),
     }
 }
@@ -138,61 +129,74 @@ pub(crate) const fn may_install(packet: &Ip) -> bool {
     }
 }
 
-/// The flow's decision under a newer snapshot, or `None` when it must be decided anew.
+/// What became of a flow under a newer snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Revision {
+    /// It goes on, by these hops (egress, ingress) and this uplink.
+    Goes([HopId; 2], u8),
+    /// It lives, but just now only the kernel can carry its packets.
+    Waits,
+    /// It ended: decide anew.
+    Ended,
+}
+
+/// Decides a flow again.
 ///
 /// A translated flow keeps its address and port, and an untranslated one its freedom from them,
 /// whatever the rules have become (conntrack does the same): only MACs, MTU and interface follow.
-/// A router whose MAC is momentarily unknown keeps its old one. A pod that is gone, or whose
-/// address another pod has now, ends the flow.
-pub(crate) fn renew(flow: &Flow, snapshot: &Snapshot) -> Option<Flow> {
-    let mut renewed = *flow;
-    renewed.epoch = snapshot.epoch;
-    let translation = flow.egress.hop.rewrite.translation;
-    let pod_mac = flow.ingress.hop.rewrite.destination_mac;
-    let class = from_pod(snapshot, flow.pod(), flow.egress.key.destination, pod_mac).ok()?;
-    let uplink = match (class, flow.ingress.key.zone) {
-        (Class::Between { from, to }, Zone::Pods) => {
-            renewed.egress.hop = to_pod(to, None);
-            renewed.ingress.hop = to_pod(from, None);
-            return Some(renewed);
-        }
-        (Class::Leaving { from, .. }, Zone::Uplinks) => {
-            renewed.ingress.hop = to_pod(from, flow.ingress.hop.rewrite.translation);
-            match (translation, flow.originator, flow.egress.hop.out) {
-                (Some(_), _, _) => snapshot.primary_uplink()?,
-                (None, Direction::Ingress, OutIf::Uplink(id)) => snapshot.uplink(id)?,
-                (None, _, _) => snapshot.uplink(from.uplink)?,
-            }
-        }
-        _ => return None,
+/// A pod that is gone, or whose address another pod has now, ends the flow.
+pub(crate) fn renew<W: Way>(
+    pair: &Pair,
+    [egress, ingress]: [&W; 2],
+    snapshot: &Snapshot,
+) -> Revision {
+    let (out, back) = (egress.key().unpack(), ingress.key().unpack());
+    let [pod, peer] = pair.pods;
+    let Some(from) = snapshot
+        .endpoint(out.source)
+        .filter(|from| mark(from) == pod)
+    else {
+        return Revision::Ended;
     };
-    let gateway_mac = uplink
-        .gateway_mac
-        .unwrap_or(flow.egress.hop.rewrite.destination_mac);
-    renewed.egress.hop = to_uplink(uplink, gateway_mac, translation);
-    Some(renewed)
-}
-
-/// TCP state after a flow's first packet.
-fn first_state(packet: &Ip) -> Option<Tcp> {
-    match packet.l4 {
-        L4::Tcp { flags, .. } => Some(Tcp::first(flags)),
-        _ => None,
+    let hops = match (
+        from_pod(snapshot, out.source, out.destination, from.pod_mac),
+        back.zone,
+    ) {
+        (Ok(Class::Between { from, to }), Zone::Pods) if mark(to) == peer => {
+            let hops = [snapshot.hop_to_pod(to), snapshot.hop_to_pod(from)];
+            (hops, 0)
+        }
+        (Ok(Class::Leaving { from, .. }), Zone::Uplinks) => {
+            let id = UplinkId(pair.uplink);
+            let uplink = match (egress.translation().side(), pair.originator()) {
+                (Some(_), _) => snapshot.primary_uplink(),
+                (None, Direction::Ingress) => snapshot.uplink(id),
+                (None, Direction::Egress) => snapshot.uplink(from.uplink),
+            };
+            let Some(uplink) = uplink else {
+                return Revision::Ended;
+            };
+            let router = snapshot.hop_to_router(uplink, Family::from(out.source));
+            ([router, snapshot.hop_to_pod(from)], uplink.id.0)
+        }
+        _ => return Revision::Ended,
+    };
+    match hops {
+        ([Some(egress), Some(ingress)], uplink) => Revision::Goes([egress, ingress], uplink),
+        _ => Revision::Waits,
     }
 }
 
 /// Forwards untranslated by the rules alone.
 pub(crate) fn send_along(
+    snapshot: &Snapshot,
     packet: &mut Packet<'_>,
     ip: &Ip,
     class: &Class<'_>,
 ) -> Result<OutIf, Verdict> {
-    let (egress, ingress, direction) = hops(class).ok_or(Verdict::ToKernel)?;
-    let hop = match direction {
-        Direction::Egress => egress,
-        Direction::Ingress => ingress,
-    };
-    hop.fits(ip, packet.ingress)?;
-    hop.rewrite.apply(packet.head, ip);
+    let course = course(snapshot, class, Family::from(ip.source)).ok_or(Verdict::ToKernel)?;
+    let hop = snapshot.hop(course.hop()).ok_or(Verdict::ToKernel)?;
+    hop.takes(ip, packet.ingress)?;
+    hop.send(packet.head, ip, &Translation::NONE);
     Ok(hop.out)
 }

@@ -1,25 +1,26 @@
-//! One worker's flows and everything around them: table, timers, SNAT ports, counts.
+//! One worker's flows and everything around them: tables, timers, SNAT ports, counts.
 //!
-//! [`crate::forward`] is the only way packets get in. Workers share nothing: each flow has one
+//! [`crate::forward()`] is the only way packets get in. Workers share nothing: each flow has one
 //! owner, found by [`Engine::owner`] from the packet alone.
 
-use std::net::Ipv4Addr;
+use std::io;
+use std::net::IpAddr;
 
-use penstock_packet::DropReason;
 use penstock_packet::hash::queue;
+use penstock_packet::rewrite::Macs;
+use penstock_packet::{DropReason, Ip, L4, rewrite};
 
-use crate::config::NodeSnat;
-use crate::decide::renew;
-use crate::entry::Flow;
-use crate::key::{Direction, FlowKey, Zone};
-use crate::ports::{self, PortPicker};
+use crate::decide::Revision;
+use crate::entry::{Moment, NewFlow, Pair, Stage, Way, Way4, Way6};
+use crate::flows::{Fate, Flows, Removed};
+use crate::key::{Direction, FlowKey, Key, Key4, Zone};
+use crate::ports::{self, PortPicker, Remote, Space};
 use crate::reject::Limiter;
 use crate::seeded::Seed;
-use crate::table::{FlowId, FlowTable};
+use crate::table::{FlowId, WayId};
 use crate::tcp_state::TcpState;
 use crate::timeout::Timeouts;
-use crate::wheel::Wheel;
-use crate::{OutIf, Snapshot, Timestamp};
+use crate::{OutIf, Snapshot, Timestamp, UplinkId};
 
 /// What an engine is made with.
 #[derive(Debug, Clone, Copy)]
@@ -28,8 +29,10 @@ pub struct EngineConfig {
     pub worker: u16,
     /// How many there are; at least 1.
     pub workers: u16,
-    /// Most flows this worker holds; all memory for them is taken at the start.
+    /// Most IPv4 flows this worker holds; all memory for them is taken at the start.
     pub capacity: usize,
+    /// Most IPv6 flows, likewise.
+    pub capacity6: usize,
     /// Secret from the operating system's random source; different for every start.
     pub seed: Seed,
     /// Idle times.
@@ -57,25 +60,29 @@ pub struct FlowView {
     /// IP protocol number.
     pub protocol: u8,
     /// The pod's address; of two pods, the one that began.
-    pub pod: Ipv4Addr,
+    pub pod: IpAddr,
     /// The pod's L4 port; the identifier when the pod sends the echo requests.
     pub pod_port: u16,
     /// The other side's address.
-    pub remote: Ipv4Addr,
+    pub remote: IpAddr,
     /// The other side's L4 port; the identifier when it sends the echo requests.
     pub remote_port: u16,
     /// Address and port that replace the pod's.
-    pub snat: Option<(Ipv4Addr, u16)>,
+    pub snat: Option<rewrite::End>,
     /// Where the pod's packets leave.
     pub out: OutIf,
     /// TCP state.
     pub state: Option<TcpState>,
     /// Packets from the pod.
     pub packets_out: u64,
+    /// Bytes of IP from the pod.
+    pub bytes_out: u64,
     /// Packets to the pod.
     pub packets_in: u64,
-    /// Last packet of either direction.
-    pub last_seen: Timestamp,
+    /// Bytes of IP to the pod.
+    pub bytes_in: u64,
+    /// Milliseconds since the last packet of either direction.
+    pub idle_ms: u64,
 }
 
 /// Flow state of one worker.
@@ -84,30 +91,92 @@ pub struct Engine {
     pub(crate) worker: u16,
     pub(crate) workers: u16,
     pub(crate) limiter: Limiter,
-    table: FlowTable,
-    wheel: Wheel,
-    timeouts: Timeouts,
+    pub(crate) four: Flows<Way4>,
+    pub(crate) six: Flows<Way6>,
     picker: PortPicker,
     pub(crate) stats: EngineStats,
 }
 
+/// What became of a flow under the present snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// It goes on.
+    Goes,
+    /// It lives, but just now only the kernel can carry its packets.
+    Waits,
+    /// It is no more, or only keeps its port.
+    Ended,
+}
+
+/// Where an engine keeps the flows of a family, and what it does to their packets.
+pub(crate) trait Kept: Way {
+    /// The flows.
+    fn flows(engine: &Engine) -> &Flows<Self>;
+
+    /// The flows, to change.
+    fn flows_mut(engine: &mut Engine) -> &mut Flows<Self> {
+        Self::flows_and_stats(engine).0
+    }
+
+    /// The flows and the counts, to change.
+    fn flows_and_stats(engine: &mut Engine) -> (&mut Flows<Self>, &mut EngineStats);
+
+    /// Changes a packet without options or extension headers.
+    fn change(&self, head: &mut [u8], macs: &Macs);
+}
+
+impl Kept for Way4 {
+    #[inline]
+    fn flows(engine: &Engine) -> &Flows<Self> {
+        &engine.four
+    }
+
+    #[inline]
+    fn flows_and_stats(engine: &mut Engine) -> (&mut Flows<Self>, &mut EngineStats) {
+        (&mut engine.four, &mut engine.stats)
+    }
+
+    #[inline]
+    fn change(&self, head: &mut [u8], macs: &Macs) {
+        use penstock_packet::wire::{ETHERNET, IP4};
+        rewrite::apply4(head, macs, self.translation(), ETHERNET + IP4);
+    }
+}
+
+impl Kept for Way6 {
+    #[inline]
+    fn flows(engine: &Engine) -> &Flows<Self> {
+        &engine.six
+    }
+
+    #[inline]
+    fn flows_and_stats(engine: &mut Engine) -> (&mut Flows<Self>, &mut EngineStats) {
+        (&mut engine.six, &mut engine.stats)
+    }
+
+    #[inline]
+    fn change(&self, head: &mut [u8], macs: &Macs) {
+        rewrite::apply6(head, macs);
+    }
+}
+
 impl Engine {
     /// An engine without flows.
-    #[must_use]
-    pub fn new(config: EngineConfig) -> Self {
-        let table = FlowTable::new(config.capacity, config.seed);
+    ///
+    /// # Errors
+    /// When the system has not that much memory to give.
+    pub fn new(config: EngineConfig) -> io::Result<Self> {
         let [k0, k1] = config.seed;
-        Self {
+        Ok(Self {
             worker: config.worker,
             workers: config.workers.max(1),
             limiter: Limiter::new(config.workers, config.seed),
-            wheel: Wheel::new(table.capacity(), Timestamp::default()),
-            table,
-            timeouts: config.timeouts,
-            // Ports are seen outside: their secret must tell nothing of the table's.
+            four: Flows::new(config.capacity, config.seed, config.timeouts)?,
+            six: Flows::new(config.capacity6, [k1, k0], config.timeouts)?,
+            // Ports are seen outside: their secret must tell nothing of the tables'.
             picker: PortPicker::new([k1.rotate_left(32), !k0]),
             stats: EngineStats::default(),
-        }
+        })
     }
 
     /// Counts now.
@@ -116,42 +185,74 @@ impl Engine {
         self.stats
     }
 
+    /// Bytes of memory an IPv4 and an IPv6 flow take, both directions in all tables and timers.
+    #[must_use]
+    pub fn bytes_per_flow(&self) -> [usize; 2] {
+        let timer = crate::wheel::BYTES_PER_FLOW;
+        [
+            self.four.table.bytes_per_flow() + timer,
+            self.six.table.bytes_per_flow() + timer,
+        ]
+    }
+
     /// Flows that carry packets, in no order.
-    pub fn flows(&self) -> impl Iterator<Item = FlowView> {
-        self.table
-            .iter()
-            .filter(|flow| !flow.quarantined)
-            .map(|flow| FlowView {
-                protocol: flow.egress.key.protocol,
-                pod: flow.egress.key.source,
-                pod_port: flow.egress.key.source_port,
-                remote: flow.egress.key.destination,
-                remote_port: flow.egress.key.destination_port,
-                snat: flow.snat().map(|end| (end.address, end.port)),
-                out: flow.egress.hop.out,
-                state: flow.tcp_state(),
-                packets_out: flow.egress.packets,
-                packets_in: flow.ingress.packets,
-                last_seen: flow.last_seen,
-            })
+    pub fn flows(&self, now: Timestamp) -> impl Iterator<Item = FlowView> {
+        let live = |pair: &Pair| pair.stage() == Stage::Live;
+        let four = self.four.table.iter().filter(move |(pair, _)| live(pair));
+        let six = self.six.table.iter().filter(move |(pair, _)| live(pair));
+        four.map(move |(pair, ways)| view(pair, ways, now))
+            .chain(six.map(move |(pair, ways)| view(pair, ways, now)))
     }
 
     /// Looks at up to `budget` flows whose time may have come and ends those that were idle too
     /// long. Returns how many were looked at; less than `budget` means none are left for now.
     pub fn expire(&mut self, now: Timestamp, budget: usize) -> usize {
+        let looked = self.expire_kept::<Way4>(now, budget);
+        looked + self.expire_kept::<Way6>(now, budget - looked)
+    }
+
+    fn expire_kept<W: Kept>(&mut self, now: Timestamp, budget: usize) -> usize {
         for looked in 0..budget {
-            let Some(id) = self.wheel.pop_due(now) else {
+            let Some(fate) = W::flows_mut(self).expire_one(now) else {
                 return looked;
             };
-            self.look_at(id, now);
+            match fate {
+                Fate::Lives => {}
+                Fate::Quarantined => {
+                    self.stats.flows -= 1;
+                    self.stats.flows_expired += 1;
+                }
+                Fate::Removed(removed) => {
+                    self.stats.flows_expired += u64::from(removed.stage == Stage::Live);
+                    self.account(&removed);
+                }
+            }
         }
         budget
     }
 
+    /// Ends a flow at once.
+    pub(crate) fn end<W: Kept>(&mut self, id: FlowId) -> Option<Removed> {
+        let removed = W::flows_mut(self).remove(id)?;
+        self.account(&removed);
+        Some(removed)
+    }
+
+    /// Gives back what a flow held.
+    fn account(&mut self, removed: &Removed) {
+        self.stats.flows -= u64::from(removed.stage == Stage::Live);
+        let Some(end) = removed.snat else {
+            return;
+        };
+        self.stats.snat_ports -= 1;
+        if let Some(remote) = Remote::of(&removed.egress) {
+            self.picker.release(remote, end.port);
+        }
+    }
+
     /// Worker that owns the packets with this key. Answers to translated flows belong to the
     /// worker whose slice their port is in, everything else to its flow hash's.
-    #[inline]
-    pub(crate) fn owner(&self, snapshot: &Snapshot, key: FlowKey) -> u16 {
+    pub(crate) fn owner(&self, snapshot: &Snapshot, key: &FlowKey) -> u16 {
         if self.workers == 1 {
             return self.worker;
         }
@@ -164,79 +265,122 @@ impl Engine {
             .unwrap_or_else(|| queue(key.hash(), self.workers))
     }
 
-    /// The living flow of this key, brought up to the snapshot.
+    /// Brings the flow of a way up to this snapshot, if it was decided under another.
     #[inline]
-    pub(crate) fn lookup(
-        &mut self,
-        key: FlowKey,
-        snapshot: &Snapshot,
-    ) -> Option<(FlowId, Direction)> {
-        let (id, direction) = self.table.find(key)?;
-        let flow = self.table.get(id)?;
-        if flow.quarantined {
-            return None;
+    pub(crate) fn renewed<W: Kept>(&mut self, snapshot: &Snapshot, at: WayId) -> Renewal {
+        let way = W::flows(self).table.way(at);
+        match way.is_some_and(|way| way.track().epoch == snapshot.short_epoch()) {
+            true => Renewal::Goes,
+            false => self.renew::<W>(snapshot, at.flow()),
         }
-        if flow.epoch != snapshot.epoch {
-            return self.renew(id, snapshot).then_some((id, direction));
-        }
-        Some((id, direction))
     }
 
-    /// Decides a flow again under a new snapshot; removes it when that ends it.
     #[cold]
-    fn renew(&mut self, id: FlowId, snapshot: &Snapshot) -> bool {
-        let Some(flow) = self.table.get_mut(id) else {
-            return false;
+    fn renew<W: Kept>(&mut self, snapshot: &Snapshot, id: FlowId) -> Renewal {
+        let flows = W::flows_mut(self);
+        match flows.table.pair(id).map(Pair::stage) {
+            Some(Stage::Live) => {}
+            _ => return Renewal::Ended,
+        }
+        match flows.renew(id, snapshot) {
+            Revision::Goes(..) => Renewal::Goes,
+            Revision::Waits => Renewal::Waits,
+            Revision::Ended => {
+                self.end::<W>(id);
+                Renewal::Ended
+            }
+        }
+    }
+
+    /// Judges a segment of the flow at `at` and moves its state on.
+    pub(crate) fn speak<W: Kept>(
+        &mut self,
+        at: WayId,
+        ip: &Ip,
+        now: Timestamp,
+    ) -> Result<(), DropReason> {
+        let L4::Tcp { flags, .. } = ip.l4 else {
+            return Ok(());
         };
-        match renew(flow, snapshot) {
-            Some(renewed) => {
-                *flow = renewed;
-                true
-            }
-            None => {
-                self.remove(id);
-                false
-            }
+        let flows = W::flows_mut(self);
+        if flags.is_nonsense() && flows.is_translated(at.flow()) {
+            return Err(DropReason::TcpFlags);
+        }
+        let Some(pair) = flows.table.pair_mut(at.flow()) else {
+            return Ok(());
+        };
+        let Some(tcp) = pair.tcp(ip.protocol) else {
+            return Ok(());
+        };
+        let next = tcp.next(pair.sender(at.direction()), flags);
+        if next != tcp {
+            pair.set_tcp(next);
+            flows.settle(at.flow());
+            flows.rearm(at.flow(), now);
+        }
+        Ok(())
+    }
+
+    /// Puts a new flow in, with its first packet counted. Whatever still sits under its keys,
+    /// such as a quarantined flow whose destination is no longer translated, goes.
+    pub(crate) fn install(
+        &mut self,
+        flow: &NewFlow,
+        ip: &Ip,
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) -> Result<(), DropReason> {
+        match ip.source {
+            IpAddr::V4(_) => self.install_kept::<Way4>(flow, ip, snapshot, now),
+            IpAddr::V6(_) => self.install_kept::<Way6>(flow, ip, snapshot, now),
         }
     }
 
-    /// The flow in this place, to change.
-    #[inline]
-    pub(crate) fn flow_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
-        self.table.get_mut(id)
-    }
-
-    /// The flow in this place.
-    #[inline]
-    pub(crate) fn flow(&self, id: FlowId) -> Option<&Flow> {
-        self.table.get(id)
-    }
-
-    /// Puts a new flow in. Whatever still sits under its keys, such as a quarantined flow whose
-    /// destination is no longer translated, goes.
-    pub(crate) fn install(&mut self, flow: Flow, now: Timestamp) -> Result<FlowId, DropReason> {
-        for key in [flow.egress.key, flow.ingress.key] {
-            if let Some((id, _)) = self.table.find(key) {
-                self.remove(id);
+    fn install_kept<W: Kept>(
+        &mut self,
+        flow: &NewFlow,
+        ip: &Ip,
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) -> Result<(), DropReason> {
+        for key in [&flow.egress, &flow.ingress] {
+            let key = W::Key::pack(key).ok_or(DropReason::FlowTableFull)?;
+            if let Some(at) = W::flows(self).table.find(&key) {
+                self.end::<W>(at.flow());
             }
         }
-        let id = self
-            .table
-            .insert(flow)
+        let flows = W::flows_mut(self);
+        let id = flows
+            .insert(flow, snapshot.short_epoch(), now)
             .map_err(|_full| DropReason::FlowTableFull)?;
+        if let Some(way) = flows.table.way_mut(WayId::of(id, flow.originator)) {
+            let track = way.track_mut();
+            track.packets = 1;
+            track.bytes = ip.ip_length() as u64;
+            if let L4::Tcp { acknowledgment, .. } = ip.l4 {
+                track.acknowledged = acknowledgment;
+            }
+        }
+        let snat = u64::from(flow.outside.is_some());
         self.stats.flows += 1;
         self.stats.flows_created += 1;
-        self.stats.snat_ports += u64::from(flow.snat().is_some());
-        self.rearm(id, now);
-        Ok(id)
+        self.stats.snat_ports += snat;
+        self.stats.translated += snat;
+        Ok(())
     }
 
     /// A port for a new translated flow with this egress key, from this worker's slice. The port
     /// a quarantined flow of the same key holds is given back to it.
-    pub(crate) fn lease(&mut self, snat: &NodeSnat, egress: FlowKey) -> Option<u16> {
-        let slice = ports::slice(snat.ports, self.worker, self.workers);
-        if let Some((id, Direction::Egress)) = self.table.find(egress) {
-            let end = self.remove(id).and_then(|flow| flow.snat());
+    pub(crate) fn lease(&mut self, snapshot: &Snapshot, egress: FlowKey) -> Option<u16> {
+        let snat = snapshot.snat.as_ref()?;
+        let (remote, IpAddr::V4(pod)) = (Remote::of(&egress)?, egress.source) else {
+            return None;
+        };
+        let held = Key4::pack(&egress).and_then(|key| self.four.table.find(&key));
+        if let Some(at) = held
+            && at.direction() == Direction::Egress
+        {
+            let end = self.end::<Way4>(at.flow()).and_then(|flow| flow.snat);
             let ours = end.filter(|end| {
                 end.address == snat.address
                     && (snat.ports.first..=snat.ports.last).contains(&end.port)
@@ -245,66 +389,48 @@ impl Engine {
                 return Some(end.port);
             }
         }
-        let table = &self.table;
-        self.picker.pick(slice, snat.choice, egress, |port| {
-            let mut answers = egress.reverse(Zone::Uplinks);
-            answers.destination = snat.address;
-            answers.destination_port = port;
-            table.find(answers).is_some()
-        })
-    }
-
-    /// Sets a flow's timer by its present state.
-    pub(crate) fn rearm(&mut self, id: FlowId, now: Timestamp) {
-        if let Some(flow) = self.table.get(id) {
-            let idle = self
-                .timeouts
-                .idle(flow.egress.key.protocol, flow.tcp_state());
-            self.wheel.arm(id, now.after(idle));
-        }
-    }
-
-    /// Ends, quarantines or spares a flow whose timer fired.
-    fn look_at(&mut self, id: FlowId, now: Timestamp) {
-        let timeouts = self.timeouts;
-        let Some(flow) = self.table.get_mut(id) else {
-            return;
+        let space = Space {
+            slice: ports::slice(snat.ports, self.worker, self.workers),
+            reserved: &snapshot.reserved_ports,
+            choice: snat.choice,
+            epoch: snapshot.epoch,
         };
-        let idle = match flow.quarantined {
-            true => timeouts.quarantine,
-            false => timeouts.idle(flow.egress.key.protocol, flow.tcp_state()),
-        };
-        let deadline = flow.last_seen.after(idle);
-        if deadline > now {
-            self.wheel.arm(id, deadline);
-            return;
-        }
-        let closed = flow.tcp_state().is_some_and(TcpState::is_over);
-        if flow.quarantined {
-            self.remove(id);
-        } else if flow.snat().is_some() && !closed {
-            flow.quarantined = true;
-            flow.last_seen = now;
-            self.wheel.arm(id, now.after(timeouts.quarantine));
-            self.stats.flows -= 1;
-            self.stats.flows_expired += 1;
-        } else {
-            self.remove(id);
-            self.stats.flows_expired += 1;
-        }
+        let mut answers = egress.reverse(Zone::Uplinks);
+        answers.destination = snat.address.into();
+        let table = &self.four.table;
+        self.picker
+            .choose(space, (pod, egress.source_port), remote, |port| {
+                let taken = FlowKey {
+                    destination_port: port,
+                    ..answers
+                };
+                Key4::pack(&taken).is_none_or(|key| table.find(&key).is_some())
+            })
     }
+}
 
-    /// Takes a flow out at once.
-    fn remove(&mut self, id: FlowId) -> Option<Flow> {
-        self.wheel.disarm(id);
-        let flow = self.table.remove(id)?;
-        if flow.snat().is_some() {
-            self.stats.snat_ports -= 1;
-            self.picker.released(flow.egress.key);
-        }
-        if !flow.quarantined {
-            self.stats.flows -= 1;
-        }
-        Some(flow)
+/// A flow for people.
+fn view<W: Way>(pair: &Pair, [egress, ingress]: [&W; 2], now: Timestamp) -> FlowView {
+    let key = egress.key().unpack();
+    let now = Moment::from(now);
+    let [out, back] = [egress, ingress].map(Way::track);
+    let uplink = match (ingress.key().unpack().zone, pair.originator()) {
+        (Zone::Pods, Direction::Egress) => OutIf::Endpoint,
+        _ => OutIf::Uplink(UplinkId(pair.uplink)),
+    };
+    FlowView {
+        protocol: key.protocol,
+        pod: key.source,
+        pod_port: key.source_port,
+        remote: key.destination,
+        remote_port: key.destination_port,
+        snat: egress.replacement(),
+        out: uplink,
+        state: pair.tcp(key.protocol).map(|tcp| tcp.state),
+        packets_out: out.packets,
+        bytes_out: out.bytes,
+        packets_in: back.packets,
+        bytes_in: back.bytes,
+        idle_ms: now.since(out.last_seen).min(now.since(back.last_seen)),
     }
 }

@@ -1,34 +1,170 @@
-//! The life of one packet, in order: parse, screen, own, look up, decide on a miss, check TTL and
-//! size, rewrite. Pure over bytes, state and snapshot; the caller does the I/O and the counting.
+//! The life of one packet, in order: look, find its flow, check TTL and size, rewrite; on a miss,
+//! screen, own and decide first. Pure over bytes, state and snapshot; the caller does the I/O and
+//! the counting.
 
-use penstock_packet::rewrite::set_destination_mac;
-use penstock_packet::{DropReason, Fragment, Ip, L4, Parsed, parse};
+use penstock_packet::rewrite::{Translation, set_destination_mac};
+use penstock_packet::{DropReason, Fragment, Ip, Parsed, parse};
 
 use crate::classify::{self, classify};
+use crate::engine::{Kept, Renewal};
+use crate::entry::{Moment, NewFlow, Way4, Way6};
 use crate::key::{Direction, FlowKey, Zone};
-use crate::miss::{decide_flow, without_flow};
-use crate::table::FlowId;
+use crate::look::{Look, Plain, Seen};
+use crate::miss::{self, decide_flow, without_flow};
+use crate::table::WayId;
 use crate::{Engine, Ingress, OutIf, Packet, Snapshot, Timestamp, Verdict};
 
 /// Decides and rewrites one packet.
 pub fn forward(
     engine: &mut Engine,
     snapshot: &Snapshot,
-    mut packet: Packet<'_>,
+    packet: Packet<'_>,
     now: Timestamp,
 ) -> Verdict {
-    let verdict = match run(engine, snapshot, &mut packet, now) {
-        Ok(out) => Verdict::Forward(out),
-        Err(other) => other,
+    let mut look = engine.look(packet.head, packet.length, packet.ingress);
+    engine.locate(std::slice::from_mut(&mut look));
+    forward_seen(engine, snapshot, packet, &look, now)
+}
+
+/// Decides and rewrites one packet that [`Engine::look`] has seen, as it was then, with whatever
+/// [`Engine::locate`] found. Packets of a batch may meanwhile have changed the flow: that is
+/// noticed here.
+#[inline]
+pub fn forward_seen(
+    engine: &mut Engine,
+    snapshot: &Snapshot,
+    mut packet: Packet<'_>,
+    look: &Look,
+    now: Timestamp,
+) -> Verdict {
+    let outcome = match &look.0 {
+        Seen::Plain4(plain) => pass::<Way4>(engine, snapshot, &mut packet, plain, now),
+        Seen::Plain6(plain) => pass::<Way6>(engine, snapshot, &mut packet, plain, now),
+        Seen::Odd => Pass::Miss,
     };
-    if verdict == Verdict::ToKernel && packet.head.first().is_some_and(|first| first & 1 == 0) {
+    match outcome {
+        Pass::Out(out) => Verdict::Forward(out),
+        Pass::Miss => slow(engine, snapshot, &mut packet, now),
+        Pass::Stop(verdict) => finish(verdict, &mut packet, snapshot),
+    }
+}
+
+/// How far a packet came on the known way.
+enum Pass {
+    /// All of it.
+    Out(OutIf),
+    /// Its flow is known and keeps it from being forwarded.
+    Stop(Verdict),
+    /// There is no flow for it.
+    Miss,
+}
+
+/// A packet of a known flow: state, counts, rewrite.
+#[inline]
+fn pass<W: Kept>(
+    engine: &mut Engine,
+    snapshot: &Snapshot,
+    packet: &mut Packet<'_>,
+    plain: &Plain<W::Key>,
+    now: Timestamp,
+) -> Pass {
+    let mut at = plain.at;
+    let table = &W::flows(engine).table;
+    if !table.is_at(at, &plain.key) {
+        match table.find_at(plain.spot, &plain.key) {
+            Some(found) => at = found,
+            None => return Pass::Miss,
+        }
+    }
+    match engine.renewed::<W>(snapshot, at) {
+        Renewal::Goes => {}
+        Renewal::Waits => return Pass::Stop(Verdict::ToKernel),
+        Renewal::Ended => return Pass::Miss,
+    }
+    let Some(way) = W::flows(engine).table.way(at) else {
+        return Pass::Miss;
+    };
+    let Some(hop) = snapshot.hop(way.track().hop) else {
+        return Pass::Miss;
+    };
+    let size = (plain.ip_length as usize, plain.dont_fragment);
+    let fits = misdirected(snapshot, packet).and(hop.fits(plain.ttl, size, packet.ingress));
+    if let Err(verdict) = fits {
+        return Pass::Stop(verdict);
+    }
+    if (plain.loud || !way.track().is_quiet())
+        && let Err(verdict) = speak::<W>(engine, packet, at, now)
+    {
+        return Pass::Stop(verdict);
+    }
+    let (flows, stats) = W::flows_and_stats(engine);
+    let Some(way) = flows.table.way_mut(at) else {
+        return Pass::Miss;
+    };
+    let track = way.track_mut();
+    track.packets += 1;
+    track.bytes += u64::from(plain.ip_length);
+    track.last_seen = Moment::from(now);
+    track.acknowledged = plain.acknowledgment;
+    way.change(packet.head, &hop.macs);
+    stats.translated += u64::from(way.translation().side().is_some());
+    Pass::Out(hop.out)
+}
+
+/// P05: a frame on an uplink that is for another MAC.
+#[inline]
+fn misdirected(snapshot: &Snapshot, packet: &Packet<'_>) -> Result<(), Verdict> {
+    let Ingress::Uplink(id) = packet.ingress else {
+        return Ok(());
+    };
+    let uplink = snapshot.uplink(id).ok_or(DropReason::NoUplink)?;
+    match packet.head.first_chunk::<6>() {
+        Some(mac) if *mac == uplink.mac => Ok(()),
+        Some([first, ..]) if first & 1 == 1 => Err(Verdict::ToKernel),
+        _ => Err(DropReason::L2NotOurs.into()),
+    }
+}
+
+/// A segment that may change what state its conversation is in.
+#[cold]
+fn speak<W: Kept>(
+    engine: &mut Engine,
+    packet: &Packet<'_>,
+    at: WayId,
+    now: Timestamp,
+) -> Result<(), Verdict> {
+    let Ok(Parsed::Ip(ip)) = parse(packet.head, packet.length) else {
+        return Ok(());
+    };
+    engine.speak::<W>(at, &ip, now).map_err(Verdict::Drop)
+}
+
+/// Everything that is not a packet of a known flow.
+#[cold]
+fn slow(
+    engine: &mut Engine,
+    snapshot: &Snapshot,
+    packet: &mut Packet<'_>,
+    now: Timestamp,
+) -> Verdict {
+    match judge(engine, snapshot, packet, now) {
+        Ok(out) => Verdict::Forward(out),
+        Err(verdict) => finish(verdict, packet, snapshot),
+    }
+}
+
+/// What is for the kernel is addressed to it.
+#[cold]
+fn finish(verdict: Verdict, packet: &mut Packet<'_>, snapshot: &Snapshot) -> Verdict {
+    let unicast = packet.head.first().is_some_and(|first| first & 1 == 0);
+    if verdict == Verdict::ToKernel && unicast {
         set_destination_mac(packet.head, snapshot.trunk_mac);
     }
     verdict
 }
 
-/// The steps; every way out but the last is an `Err`.
-fn run(
+/// The slow path's steps; every way out but the last is an `Err`.
+fn judge(
     engine: &mut Engine,
     snapshot: &Snapshot,
     packet: &mut Packet<'_>,
@@ -39,89 +175,51 @@ fn run(
         Ok(Parsed::Arp) => return Err(Verdict::ToKernel),
         Err(reason) => return Err(unreadable(reason, packet.ingress)),
     };
-    screen(snapshot, packet, &ip)?;
+    classify::addresses(&ip)?;
+    misdirected(snapshot, packet)?;
+    if ip.fragment != Fragment::None || ip.has_options {
+        classify(snapshot, &ip, packet.source_mac(), packet.ingress)?;
+        return Err(Verdict::ToKernel);
+    }
     let Some(key) = FlowKey::of(&ip, Zone::from(packet.ingress)) else {
         return without_flow(engine, snapshot, packet, &ip);
     };
-    let owner = engine.owner(snapshot, key);
+    let owner = engine.owner(snapshot, &key);
     if owner != engine.worker {
         return Err(Verdict::HandOff(owner));
     }
-    let (id, direction) = match engine.lookup(key, snapshot) {
-        Some(hit) => hit,
-        None => match decide_flow(engine, snapshot, packet, (&ip, key), now)? {
-            (flow, direction, true) => (engine.install(flow, now)?, direction),
-            (flow, direction, false) => {
-                let hop = &flow.way(direction).hop;
-                hop.rewrite.apply(packet.head, &ip);
-                return Ok(hop.out);
-            }
-        },
+    match decide_flow(engine, snapshot, packet, (&ip, key))? {
+        miss::Decision::Flow(flow) => first(engine, snapshot, packet, (&ip, &flow), now),
+        miss::Decision::Once(hop) => {
+            hop.send(packet.head, &ip, &Translation::NONE);
+            Ok(hop.out)
+        }
+    }
+}
+
+/// Installs a flow and forwards its first packet.
+fn first(
+    engine: &mut Engine,
+    snapshot: &Snapshot,
+    packet: &mut Packet<'_>,
+    (ip, flow): (&Ip, &NewFlow),
+    now: Timestamp,
+) -> Result<OutIf, Verdict> {
+    let (hop, translation) = match (flow.originator, flow.translations()) {
+        (Direction::Egress, [out, _]) => (flow.egress_hop, out),
+        (Direction::Ingress, [_, back]) => (flow.ingress_hop, back),
     };
-    pass(engine, packet, &ip, (id, direction), now)
+    let hop = snapshot.hop(hop).ok_or(DropReason::NoUplink)?;
+    engine.install(flow, ip, snapshot, now)?;
+    hop.send(packet.head, ip, &translation);
+    Ok(hop.out)
 }
 
 /// Frames that could not be read: on an uplink, what is merely foreign is the kernel's.
-#[cold]
 fn unreadable(reason: DropReason, ingress: Ingress) -> Verdict {
     use DropReason::{Ip6Disabled, L2Ethertype, L2Vlan};
     match (reason, ingress) {
         (Ip6Disabled | L2Ethertype | L2Vlan, Ingress::Uplink(_)) => Verdict::ToKernel,
         _ => Verdict::Drop(reason),
     }
-}
-
-/// What needs no flow to judge: MACs, impossible addresses, fragments and options.
-#[inline]
-fn screen(snapshot: &Snapshot, packet: &Packet<'_>, ip: &Ip) -> Result<(), Verdict> {
-    if ip.addresses4().is_none() {
-        return Err(unreadable(DropReason::Ip6Disabled, packet.ingress));
-    }
-    classify::addresses(ip)?;
-    if let Ingress::Uplink(id) = packet.ingress {
-        let ours = snapshot.uplink(id).ok_or(DropReason::NoUplink)?.mac;
-        match packet.head.first_chunk::<6>() {
-            Some(mac) if *mac == ours => {}
-            Some([first, ..]) if first & 1 == 1 => return Err(Verdict::ToKernel),
-            _ => return Err(DropReason::L2NotOurs.into()),
-        }
-    }
-    if ip.fragment != Fragment::None || ip.has_options {
-        classify(snapshot, ip, packet.source_mac(), packet.ingress)?;
-        return Err(Verdict::ToKernel);
-    }
-    Ok(())
-}
-
-/// A packet of a known flow: state, counts, rewrite.
-#[inline]
-fn pass(
-    engine: &mut Engine,
-    packet: &mut Packet<'_>,
-    ip: &Ip,
-    (id, direction): (FlowId, Direction),
-    now: Timestamp,
-) -> Result<OutIf, Verdict> {
-    let flow = engine.flow_mut(id).ok_or(DropReason::NatNosession)?;
-    flow.way(direction).hop.fits(ip, packet.ingress)?;
-    let translated = flow.egress.hop.rewrite.translation.is_some();
-    let mut changed = false;
-    if let (L4::Tcp { flags, .. }, Some(tcp)) = (ip.l4, flow.tcp) {
-        if translated && flags.is_nonsense() {
-            return Err(DropReason::TcpFlags.into());
-        }
-        let next = tcp.next(flow.sender(direction), flags);
-        changed = next != tcp;
-        flow.tcp = Some(next);
-    }
-    flow.last_seen = now;
-    let way = flow.way_mut(direction);
-    way.packets += 1;
-    way.hop.rewrite.apply(packet.head, ip);
-    let out = way.hop.out;
-    engine.stats.translated += u64::from(translated);
-    if changed {
-        engine.rearm(id, now);
-    }
-    Ok(out)
 }

@@ -1,10 +1,16 @@
 //! What names one direction of a flow, as its packets arrive.
+//!
+//! [`FlowKey`] is the readable form that rules, ports and people see. [`Key4`] and [`Key6`] are
+//! the same packed into whole words, for tables: equal keys have equal words and no others do.
 
-use std::net::Ipv4Addr;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use penstock_packet::{Ip, L4};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::Ingress;
+use crate::seeded::{Seed, mix};
 
 /// Which way a packet goes, always as the pod sees it. Between two pods of one node the pod whose
 /// packet created the flow is meant.
@@ -46,16 +52,35 @@ impl From<Ingress> for Zone {
     }
 }
 
+/// IP version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Family {
+    /// IPv4.
+    Ip4,
+    /// IPv6.
+    Ip6,
+}
+
+impl From<IpAddr> for Family {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::Ip4,
+            IpAddr::V6(_) => Self::Ip6,
+        }
+    }
+}
+
 /// One direction of a flow: addresses, L4 ports, protocol, and the zone it arrives from.
 ///
 /// An echo request's identifier stands for its source port, an echo reply's for its destination
-/// port, so that a reply's key is the reverse of its request's. No ports are zeroes.
+/// port, so that a reply's key is the reverse of its request's. No ports are zeroes. Both
+/// addresses are of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// Source address.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// Destination address.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     /// Source port or request identifier.
     pub source_port: u16,
     /// Destination port or reply identifier.
@@ -66,33 +91,16 @@ pub struct FlowKey {
     pub zone: Zone,
 }
 
-const _: () = assert!(size_of::<FlowKey>() <= 16);
-
 impl FlowKey {
     /// Key of a packet; `None` for what belongs to no flow by its own header: ICMP errors, other
-    /// ICMP messages, malformed L4 headers, and IPv6.
+    /// ICMP messages, malformed L4 headers.
     #[inline]
     #[must_use]
     pub fn of(packet: &Ip, zone: Zone) -> Option<Self> {
-        let (from, to) = packet.addresses4()?;
-        let (source_port, destination_port) = match packet.l4 {
-            L4::Tcp {
-                source,
-                destination,
-                ..
-            }
-            | L4::Udp {
-                source,
-                destination,
-            } => (source, destination),
-            L4::EchoRequest { id } => (id, 0),
-            L4::EchoReply { id } => (0, id),
-            L4::Other => (0, 0),
-            L4::IcmpError(_) | L4::Neighbor(_) | L4::IcmpOther | L4::Malformed(_) => return None,
-        };
+        let (source_port, destination_port) = ports(&packet.l4)?;
         Some(Self {
-            source: from,
-            destination: to,
+            source: packet.source,
+            destination: packet.destination,
             source_port,
             destination_port,
             protocol: packet.protocol,
@@ -113,24 +121,269 @@ impl FlowKey {
         }
     }
 
-    /// The key as two words, for hashing: equal keys give equal words and no others do.
+    /// The flow hash, which workers and hooks agree on. It takes identifiers for ports: an echo's
+    /// is always the first.
+    pub(crate) const fn hash(self) -> u32 {
+        use penstock_packet::hash::{flow_hash, flow_hash6};
+        let (from, to) = (self.source_port, self.destination_port);
+        match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => flow_hash(
+                source.to_bits(),
+                destination.to_bits(),
+                from,
+                to,
+                self.protocol,
+            ),
+            (IpAddr::V6(source), IpAddr::V6(destination)) => flow_hash6(
+                source.to_bits(),
+                destination.to_bits(),
+                from,
+                to,
+                self.protocol,
+            ),
+            _ => 0,
+        }
+    }
+}
+
+/// What stands for ports in a key.
+#[inline]
+const fn ports(l4: &L4) -> Option<(u16, u16)> {
+    match *l4 {
+        L4::Tcp {
+            source,
+            destination,
+            ..
+        }
+        | L4::Udp {
+            source,
+            destination,
+            ..
+        } => Some((source, destination)),
+        L4::EchoRequest { id } => Some((id, 0)),
+        L4::EchoReply { id } => Some((0, id)),
+        L4::Other => Some((0, 0)),
+        _ => None,
+    }
+}
+
+/// Ports, protocol and zone in one word; what is left of it is zero.
+#[inline]
+const fn rest(source_port: u16, destination_port: u16, protocol: u8, zone: Zone) -> u64 {
+    let ports = (source_port as u64) << 16 | destination_port as u64;
+    ports << 16 | (protocol as u64) << 8 | matches!(zone, Zone::Uplinks) as u64
+}
+
+/// What [`rest`] put together.
+const fn unrest(word: u64) -> (u16, u16, u8, Zone) {
+    let zone = match word & 1 {
+        0 => Zone::Pods,
+        _ => Zone::Uplinks,
+    };
+    (
+        (word >> 32) as u16,
+        (word >> 16) as u16,
+        (word >> 8) as u8,
+        zone,
+    )
+}
+
+/// A [`FlowKey`] as a table holds it. The zero key is nobody's: no packet may come from the
+/// unspecified address.
+pub(crate) trait Key:
+    Copy + Eq + Hash + std::fmt::Debug + Default + FromBytes + IntoBytes + Immutable + KnownLayout
+{
+    /// Packs a key of this family; `None` for one of the other.
+    fn pack(key: &FlowKey) -> Option<Self>;
+
+    /// The readable form.
+    fn unpack(&self) -> FlowKey;
+
+    /// Spreads the key over 64 bits.
+    fn spread(&self, seed: Seed) -> u64;
+}
+
+/// An IPv4 key.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(transparent)]
+pub(crate) struct Key4([u64; 2]);
+
+/// An IPv6 key.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(transparent)]
+pub(crate) struct Key6([u64; 5]);
+
+const _: () = assert!(size_of::<Key4>() == 16 && size_of::<Key6>() == 40);
+
+impl Key4 {
+    /// Key of an IPv4 packet with these ports.
     #[inline]
-    pub(crate) const fn words(self) -> (u64, u64) {
-        let addresses = (self.source.to_bits() as u64) << 32 | self.destination.to_bits() as u64;
-        let ports = (self.source_port as u64) << 16 | self.destination_port as u64;
-        let zone = matches!(self.zone, Zone::Uplinks) as u64;
-        (addresses, ports << 16 | (self.protocol as u64) << 8 | zone)
+    pub(crate) const fn new(
+        (source, destination): (Ipv4Addr, Ipv4Addr),
+        (source_port, destination_port): (u16, u16),
+        protocol: u8,
+        zone: Zone,
+    ) -> Self {
+        let addresses = (source.to_bits() as u64) << 32 | destination.to_bits() as u64;
+        Self([
+            addresses,
+            rest(source_port, destination_port, protocol, zone),
+        ])
+    }
+}
+
+impl Key for Key4 {
+    #[inline]
+    fn pack(key: &FlowKey) -> Option<Self> {
+        let (IpAddr::V4(source), IpAddr::V4(destination)) = (key.source, key.destination) else {
+            return None;
+        };
+        let ports = (key.source_port, key.destination_port);
+        Some(Self::new(
+            (source, destination),
+            ports,
+            key.protocol,
+            key.zone,
+        ))
     }
 
-    /// The identifiers the flow hash takes for ports: an echo's is always the first.
+    fn unpack(&self) -> FlowKey {
+        let [addresses, word] = self.0;
+        let (source_port, destination_port, protocol, zone) = unrest(word);
+        FlowKey {
+            source: Ipv4Addr::from_bits((addresses >> 32) as u32).into(),
+            destination: Ipv4Addr::from_bits(addresses as u32).into(),
+            source_port,
+            destination_port,
+            protocol,
+            zone,
+        }
+    }
+
     #[inline]
-    pub(crate) const fn hash(self) -> u32 {
-        penstock_packet::hash::flow_hash(
-            self.source.to_bits(),
-            self.destination.to_bits(),
-            self.source_port,
-            self.destination_port,
-            self.protocol,
+    fn spread(&self, seed: Seed) -> u64 {
+        let [first, second] = self.0;
+        mix(seed, first, second)
+    }
+}
+
+impl Key6 {
+    /// Key of an IPv6 packet with these ports.
+    #[inline]
+    pub(crate) const fn new(
+        (source, destination): (Ipv6Addr, Ipv6Addr),
+        (source_port, destination_port): (u16, u16),
+        protocol: u8,
+        zone: Zone,
+    ) -> Self {
+        let (source, destination) = (source.to_bits(), destination.to_bits());
+        Self([
+            (source >> 64) as u64,
+            source as u64,
+            (destination >> 64) as u64,
+            destination as u64,
+            rest(source_port, destination_port, protocol, zone),
+        ])
+    }
+}
+
+impl Key for Key6 {
+    #[inline]
+    fn pack(key: &FlowKey) -> Option<Self> {
+        let (IpAddr::V6(source), IpAddr::V6(destination)) = (key.source, key.destination) else {
+            return None;
+        };
+        let ports = (key.source_port, key.destination_port);
+        Some(Self::new(
+            (source, destination),
+            ports,
+            key.protocol,
+            key.zone,
+        ))
+    }
+
+    fn unpack(&self) -> FlowKey {
+        let [source_high, source_low, high, low, word] = self.0;
+        let address = |high: u64, low: u64| {
+            Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).into()
+        };
+        let (source_port, destination_port, protocol, zone) = unrest(word);
+        FlowKey {
+            source: address(source_high, source_low),
+            destination: address(high, low),
+            source_port,
+            destination_port,
+            protocol,
+            zone,
+        }
+    }
+
+    #[inline]
+    fn spread(&self, seed: Seed) -> u64 {
+        let [a, b, c, d, e] = self.0;
+        let [k0, k1] = seed;
+        // The second round is keyed by the first, so no word can be chosen to cancel another.
+        mix([mix(seed, a, c), k1], mix([k1, k0], b, d), e)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn address(v6: bool) -> BoxedStrategy<IpAddr> {
+        match v6 {
+            true => any::<Ipv6Addr>().prop_map(IpAddr::V6).boxed(),
+            false => any::<Ipv4Addr>().prop_map(IpAddr::V4).boxed(),
+        }
+    }
+
+    fn key() -> impl Strategy<Value = FlowKey> {
+        let addresses = any::<bool>().prop_flat_map(|v6| (address(v6), address(v6)));
+        (addresses, any::<(u16, u16, u8, bool)>()).prop_map(
+            |((source, destination), (source_port, destination_port, protocol, pods))| FlowKey {
+                source,
+                destination,
+                source_port,
+                destination_port,
+                protocol,
+                zone: if pods { Zone::Pods } else { Zone::Uplinks },
+            },
         )
+    }
+
+    proptest! {
+        #[test]
+        fn packing_loses_nothing(key in key()) {
+            let (four, six) = (Key4::pack(&key), Key6::pack(&key));
+            prop_assert_eq!(four.is_some(), key.source.is_ipv4());
+            prop_assert_eq!(six.is_some(), key.source.is_ipv6());
+            let unpacked = four.map(|key| key.unpack()).or(six.map(|key| key.unpack()));
+            prop_assert_eq!(unpacked, Some(key));
+            prop_assert_eq!(key.reverse(Zone::Pods).hash(), key.hash());
+        }
+    }
+
+    /// Pods choose addresses, ports and identifiers: neighbours must not meet in a bucket.
+    #[test]
+    fn neighbouring_keys_spread() {
+        let seed = [0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321];
+        let mut buckets = [0u32; 256];
+        let source = Ipv6Addr::new(0x2600, 0x1f14, 1, 2, 3, 4, 5, 6);
+        for port in 0..=u16::MAX {
+            let to = Ipv6Addr::new(0x2600, 0x1f14, 1, 2, 3, 4, 5, port & 0xff);
+            let key = Key6::new((source, to), (port, 443), 6, Zone::Pods);
+            buckets[(key.spread(seed) & 255) as usize] += 1;
+        }
+        // 256 expected in each; six standard deviations are 96.
+        assert!(
+            buckets.iter().all(|n| (160..352).contains(n)),
+            "{buckets:?}"
+        );
     }
 }

@@ -11,11 +11,14 @@ pub mod config;
 mod decide;
 mod engine;
 mod entry;
+mod flows;
 mod forward;
 pub mod fragments;
 mod hop;
 mod icmp_error;
 pub mod key;
+mod look;
+mod memory;
 mod miss;
 pub mod ports;
 pub mod prefixes;
@@ -34,7 +37,8 @@ pub use config::{
     Access, Cidr, Config, ConfigError, Endpoint, NodeSnat, PortChoice, PortRange, Snat, Uplink,
 };
 pub use engine::{Engine, EngineConfig, EngineStats, FlowView};
-pub use forward::forward;
+pub use forward::{forward, forward_seen};
+pub use look::Look;
 pub use seeded::Seed;
 pub use snapshot::Snapshot;
 pub use tcp_state::TcpState;

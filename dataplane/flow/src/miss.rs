@@ -7,20 +7,27 @@ use penstock_packet::rewrite::End;
 use penstock_packet::{DropReason, Ip, L4, icmp};
 
 use crate::classify::{Class, classify};
-use crate::decide::{self, hops, may_install, may_translate, send_along};
-use crate::entry::Flow;
-use crate::key::{Direction, FlowKey};
-use crate::{Engine, OutIf, Packet, Rejection, Snapshot, Timestamp, Verdict, icmp_error};
+use crate::decide::{self, course, may_install, may_translate, send_along};
+use crate::entry::NewFlow;
+use crate::hop::NextHop;
+use crate::key::{Family, FlowKey};
+use crate::{Engine, OutIf, Packet, Rejection, Snapshot, Verdict, icmp_error};
 
-/// A miss: what this packet is, and the flow it starts; `false` when it leaves none behind.
-#[cold]
-pub(crate) fn decide_flow(
+/// What was decided for a packet without a flow.
+pub(crate) enum Decision<'a> {
+    /// It starts this one.
+    Flow(NewFlow),
+    /// It goes this way and leaves nothing behind.
+    Once(&'a NextHop),
+}
+
+/// A miss: what this packet is, and the flow it starts.
+pub(crate) fn decide_flow<'a>(
     engine: &mut Engine,
-    snapshot: &Snapshot,
+    snapshot: &'a Snapshot,
     packet: &Packet<'_>,
     (ip, key): (&Ip, FlowKey),
-    now: Timestamp,
-) -> Result<(Flow, Direction, bool), Verdict> {
+) -> Result<Decision<'a>, Verdict> {
     let class = classify(snapshot, ip, packet.source_mac(), packet.ingress)?;
     if let Class::ToSnatRange = class {
         return Err(DropReason::NatNosession.into());
@@ -35,27 +42,31 @@ pub(crate) fn decide_flow(
     if translated {
         may_translate(ip)?;
     }
-    let hops = hops(&class).ok_or(Verdict::ToKernel)?;
-    let direction = hops.2;
-    let flow = decide::untranslated(ip, key, &class, hops, (snapshot.epoch, now));
-    flow.way(direction).hop.fits(ip, packet.ingress)?;
+    let course = course(snapshot, &class, Family::from(ip.source)).ok_or(Verdict::ToKernel)?;
+    let hop = snapshot.hop(course.hop()).ok_or(Verdict::ToKernel)?;
+    hop.takes(ip, packet.ingress)?;
+    let flow = decide::untranslated(ip, key, &course);
     let Some(snat) = snapshot.snat.as_ref().filter(|_| translated) else {
-        return Ok((flow, direction, may_install(ip)));
+        return Ok(match may_install(ip) {
+            true => Decision::Flow(flow),
+            false => Decision::Once(hop),
+        });
     };
-    let port = engine.lease(snat, key).ok_or(Verdict::Reject(Rejection {
-        reason: DropReason::NatNoPort,
-        error: icmp::Error::Prohibited,
-        ingress: packet.ingress,
-    }))?;
+    let port = engine
+        .lease(snapshot, key)
+        .ok_or(Verdict::Reject(Rejection {
+            reason: DropReason::NatNoPort,
+            error: icmp::Error::Prohibited,
+            ingress: packet.ingress,
+        }))?;
     let outside = End {
         address: snat.address,
         port,
     };
-    Ok((decide::translate(flow, outside), direction, true))
+    Ok(Decision::Flow(decide::translate(flow, outside)))
 }
 
 /// What has no flow of its own: ICMP errors, other ICMP messages, malformed L4 headers.
-#[cold]
 pub(crate) fn without_flow(
     engine: &mut Engine,
     snapshot: &Snapshot,
@@ -63,8 +74,12 @@ pub(crate) fn without_flow(
     ip: &Ip,
 ) -> Result<OutIf, Verdict> {
     let class = classify(snapshot, ip, packet.source_mac(), packet.ingress)?;
-    if let L4::IcmpError(kind) = ip.l4 {
-        return icmp_error::forward(engine, snapshot, packet, ip, (kind, class));
+    match ip.l4 {
+        L4::IcmpError(kind) if ip.source.is_ipv4() => {
+            return icmp_error::forward(engine, snapshot, packet, ip, (kind, class));
+        }
+        L4::Neighbor(_) => return Err(Verdict::ToKernel),
+        _ => {}
     }
     if let Class::Leaving {
         translated: true, ..
@@ -72,5 +87,5 @@ pub(crate) fn without_flow(
     {
         may_translate(ip)?;
     }
-    send_along(packet, ip, &class)
+    send_along(snapshot, packet, ip, &class)
 }

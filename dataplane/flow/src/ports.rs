@@ -15,7 +15,7 @@
 //! one comparison a time.
 //! References: RFC 6056 3.3.2 (what "random" is here) and 3.3.3, RFC 6888 REQ-8 and REQ-15.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::{PortChoice, PortRange};
 use crate::key::FlowKey;
@@ -122,8 +122,6 @@ impl FromIterator<u16> for PortSet {
     }
 }
 
-static NO_PORTS: PortSet = PortSet::EMPTY;
-
 /// What may be chosen from, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Space<'a> {
@@ -149,14 +147,17 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// The remote endpoint of a flow from a pod.
+    /// The remote endpoint of a flow from a pod; `None` for IPv6, which is not translated.
     #[must_use]
-    pub const fn of(egress: FlowKey) -> Self {
-        Self {
-            address: egress.destination,
+    pub const fn of(egress: &FlowKey) -> Option<Self> {
+        let IpAddr::V4(address) = egress.destination else {
+            return None;
+        };
+        Some(Self {
+            address,
             port: egress.destination_port,
             protocol: egress.protocol,
-        }
+        })
     }
 
     fn word(self) -> u64 {
@@ -199,35 +200,6 @@ impl PortPicker {
             next: 0,
             about: (Slice { first: 0, count: 0 }, 0),
             memos: vec![None; MEMOS].into(),
-        }
-    }
-
-    /// A port of `slice` for the flow with this egress key that is not `taken`; `None` when none
-    /// was found.
-    pub(crate) fn pick(
-        &mut self,
-        slice: Slice,
-        choice: PortChoice,
-        egress: FlowKey,
-        taken: impl Fn(u16) -> bool,
-    ) -> Option<u16> {
-        let space = Space {
-            slice,
-            reserved: &NO_PORTS,
-            choice,
-            epoch: 0,
-        };
-        let pod = (egress.source, egress.source_port);
-        self.choose(space, pod, Remote::of(egress), taken)
-    }
-
-    /// Notes that a port towards the remote endpoint of this egress key is free again.
-    pub(crate) fn released(&mut self, egress: FlowKey) {
-        let remote = Remote::of(egress);
-        if let Some(memo) = self.memo_mut(remote)
-            && memo.is_some_and(|memo| memo.remote == remote)
-        {
-            *memo = None;
         }
     }
 
@@ -455,7 +427,7 @@ mod tests {
     fn space(slice: Slice, choice: PortChoice) -> Space<'static> {
         Space {
             slice,
-            reserved: &NO_PORTS,
+            reserved: &PortSet::EMPTY,
             choice,
             epoch: 1,
         }
@@ -608,24 +580,18 @@ mod tests {
     #[test]
     fn a_flow_key_names_its_remote_endpoint() {
         let key = FlowKey {
-            source: POD,
-            destination: Ipv4Addr::new(8, 8, 8, 8),
+            source: POD.into(),
+            destination: Ipv4Addr::new(8, 8, 8, 8).into(),
             source_port: 9,
             destination_port: 53,
             protocol: 17,
             zone: Zone::Pods,
         };
-        assert_eq!(Remote::of(key), remote(53));
-        let slice = Slice {
-            first: 100,
-            count: 1,
+        assert_eq!(Remote::of(&key), Some(remote(53)));
+        let key6 = FlowKey {
+            destination: std::net::Ipv6Addr::LOCALHOST.into(),
+            ..key
         };
-        let mut picker = PortPicker::new([5, 6]);
-        let mut pick = |taken| picker.pick(slice, PortChoice::Prng, key, |_| taken);
-        assert_eq!(pick(true), None);
-        assert_eq!(pick(false), None, "remembered as exhausted");
-        picker.released(key);
-        let again = picker.pick(slice, PortChoice::Prng, key, |_| false);
-        assert_eq!(again, Some(100));
+        assert_eq!(Remote::of(&key6), None, "IPv6 is not translated");
     }
 }

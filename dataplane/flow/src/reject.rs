@@ -119,7 +119,7 @@ impl Engine {
         }
         let (envelope, way) = match rejection.ingress {
             Ingress::Trunk => {
-                let endpoint = snapshot.endpoint(source)?;
+                let endpoint = snapshot.endpoint(source.into())?;
                 let envelope = Envelope {
                     source_mac: endpoint.host_mac,
                     destination_mac: endpoint.pod_mac,

@@ -1,30 +1,54 @@
 //! The node, compiled: immutable, shared by all workers, read once per batch.
 //!
-//! Look-ups cost a constant number of cache lines for endpoints and uplinks and a scan of a few
-//! prefixes on the slow path. A snapshot is never changed; a new one has a new epoch.
+//! Look-ups cost a constant number of cache lines for endpoints and uplinks. Every neighbour a
+//! packet can be sent to has a number ([`HopId`]) that holds for this snapshot alone, so a flow
+//! that was decided under it needs no more than that number. A snapshot is never changed; a new
+//! one has a new epoch.
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::UplinkId;
+use penstock_packet::rewrite::Macs;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::config::{
     Access, Cidr, Config, ConfigError, Endpoint, NodeSnat, PortRange, Problem, Snat, Uplink,
 };
+use crate::entry::Epoch;
+use crate::hop::NextHop;
+use crate::key::Family;
+use crate::ports::PortSet;
+use crate::prefixes::Prefixes;
+use crate::{OutIf, UplinkId, classify};
+
+/// Number of a neighbour in one snapshot.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(transparent)]
+pub(crate) struct HopId(u16);
+
+/// Most endpoints a snapshot holds: the numbers that uplinks leave.
+const MAX_ENDPOINTS: usize = 65_000;
 
 /// Everything forwarding goes by.
 #[derive(Debug)]
 pub struct Snapshot {
     pub(crate) epoch: u64,
     pub(crate) primary_address: Ipv4Addr,
+    pub(crate) primary_address6: Option<Ipv6Addr>,
     pub(crate) trunk_mac: [u8; 6],
     pub(crate) imds: Access,
     pub(crate) snat: Option<NodeSnat>,
+    pub(crate) reserved_ports: Box<PortSet>,
     /// VPC and excluded prefixes: destinations that are never translated.
     untranslated: Prefixes,
     kernel: Prefixes,
     uplinks: Vec<Option<Uplink>>,
     primary_uplink: UplinkId,
     endpoints: Endpoints,
+    /// The routers of each uplink, IPv4 then IPv6, then every endpoint.
+    hops: Vec<NextHop>,
 }
 
 impl Snapshot {
@@ -38,9 +62,11 @@ impl Snapshot {
             return Err(problems);
         }
         let mut untranslated = config.vpc_cidrs;
+        let mut reserved = PortSet::EMPTY;
         let snat = match config.snat {
             Snat::Node(snat) => {
                 untranslated.extend(&snat.exclude_cidrs);
+                reserved = snat.reserved.iter().copied().collect();
                 Some(snat)
             }
             Snat::External => None,
@@ -60,11 +86,14 @@ impl Snapshot {
         Ok(Self {
             epoch: config.epoch,
             primary_address: config.primary_address,
+            primary_address6: config.primary_address6,
             trunk_mac: config.trunk_mac,
             imds: config.imds,
+            reserved_ports: Box::new(reserved),
             snat,
-            untranslated: Prefixes::new(&untranslated),
-            kernel: Prefixes::new(&config.kernel_cidrs),
+            untranslated: prefixes(&untranslated),
+            kernel: prefixes(&config.kernel_cidrs),
+            hops: hops(&uplinks, &config.endpoints),
             uplinks,
             primary_uplink: primary.map_or(UplinkId(0), |uplink| uplink.id),
             endpoints: Endpoints::new(&config.endpoints),
@@ -77,10 +106,40 @@ impl Snapshot {
         self.epoch
     }
 
+    /// The version as flows keep it.
+    #[inline]
+    pub(crate) const fn short_epoch(&self) -> Epoch {
+        // Never the epoch of an empty place in a table, which is 0.
+        Epoch((self.epoch as u32) | 1 << 31)
+    }
+
+    /// The neighbour with this number.
+    #[inline]
+    pub(crate) fn hop(&self, id: HopId) -> Option<&NextHop> {
+        self.hops.get(usize::from(id.0))
+    }
+
+    /// The pod of an endpoint of this snapshot.
+    pub(crate) fn hop_to_pod(&self, endpoint: &Endpoint) -> Option<HopId> {
+        let number = self.endpoints.number(endpoint.address)?;
+        u16::try_from(self.uplinks.len() * 2 + number)
+            .ok()
+            .map(HopId)
+    }
+
+    /// The router of an uplink; `None` while its MAC is not known.
+    pub(crate) fn hop_to_router(&self, uplink: &Uplink, family: Family) -> Option<HopId> {
+        let at = u16::from(uplink.id.0) * 2;
+        match family {
+            Family::Ip4 => uplink.gateway_mac.map(|_| HopId(at)),
+            Family::Ip6 => uplink.gateway_mac6.map(|_| HopId(at + 1)),
+        }
+    }
+
     /// The endpoint that has `address`.
     #[inline]
     #[must_use]
-    pub fn endpoint(&self, address: Ipv4Addr) -> Option<&Endpoint> {
+    pub fn endpoint(&self, address: IpAddr) -> Option<&Endpoint> {
         self.endpoints.get(address)
     }
 
@@ -97,67 +156,77 @@ impl Snapshot {
         self.uplink(self.primary_uplink)
     }
 
-    /// Whether packets to `destination` are translated when they leave.
-    pub(crate) fn translates(&self, destination: Ipv4Addr) -> bool {
-        self.snat.is_some() && !self.untranslated.contain(destination)
+    /// Whether packets to `destination` are translated when they leave. IPv6 never is.
+    pub(crate) fn translates(&self, destination: IpAddr) -> bool {
+        destination.is_ipv4() && self.snat.is_some() && !self.untranslated.contains(destination)
     }
 
     /// Whether `destination` is the kernel's: the node's own addresses and what is configured.
-    pub(crate) fn is_kernels(&self, destination: Ipv4Addr) -> bool {
-        destination == self.primary_address
-            || self.kernel.contain(destination)
-            || self
-                .uplinks
-                .iter()
-                .flatten()
-                .any(|uplink| uplink.address == destination)
-            || self
-                .snat
-                .as_ref()
-                .is_some_and(|snat| snat.address == destination)
+    pub(crate) fn is_kernels(&self, destination: IpAddr) -> bool {
+        let mut uplinks = self.uplinks.iter().flatten();
+        let nodes = match destination {
+            IpAddr::V4(address) => {
+                let snat = self
+                    .snat
+                    .as_ref()
+                    .is_some_and(|snat| snat.address == address);
+                address == self.primary_address
+                    || snat
+                    || uplinks.any(|uplink| uplink.address == address)
+            }
+            IpAddr::V6(address) => {
+                self.primary_address6 == Some(address)
+                    || uplinks.any(|uplink| uplink.address6 == Some(address))
+            }
+        };
+        nodes || self.kernel.contains(destination)
     }
 
     /// The range of L4 ports that are the engine's on `address`.
     #[inline]
-    pub(crate) fn snat_ports(&self, address: Ipv4Addr) -> Option<PortRange> {
+    pub(crate) fn snat_ports(&self, address: IpAddr) -> Option<PortRange> {
         self.snat
             .as_ref()
-            .filter(|snat| snat.address == address)
+            .filter(|snat| IpAddr::V4(snat.address) == address)
             .map(|snat| snat.ports)
     }
 }
 
-/// A few prefixes, scanned.
-#[derive(Debug)]
-struct Prefixes(Vec<(u32, u32)>);
+/// The prefixes of a list.
+fn prefixes(cidrs: &[Cidr]) -> Prefixes {
+    Prefixes::new(cidrs.iter().map(|cidr| (cidr.address, cidr.prefix)))
+}
 
-impl Prefixes {
-    fn new(cidrs: &[Cidr]) -> Self {
-        let mask = |prefix: u8| u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-        Self(
-            cidrs
-                .iter()
-                .map(|cidr| {
-                    (
-                        cidr.address.to_bits() & mask(cidr.prefix),
-                        mask(cidr.prefix),
-                    )
-                })
-                .collect(),
-        )
-    }
-
-    fn contain(&self, address: Ipv4Addr) -> bool {
-        self.0
-            .iter()
-            .any(|(network, mask)| address.to_bits() & mask == *network)
-    }
+/// Every neighbour, in the order of [`HopId`]s.
+fn hops(uplinks: &[Option<Uplink>], endpoints: &[Endpoint]) -> Vec<NextHop> {
+    let router = |uplink: &Uplink, mac: Option<[u8; 6]>| NextHop {
+        macs: Macs::new(mac.unwrap_or_default(), uplink.mac),
+        out: OutIf::Uplink(uplink.id),
+        mtu: uplink.mtu,
+    };
+    let nobody = NextHop {
+        macs: Macs::default(),
+        out: OutIf::Endpoint,
+        mtu: 0,
+    };
+    let routers = uplinks.iter().flat_map(|uplink| match uplink {
+        Some(uplink) => [uplink.gateway_mac, uplink.gateway_mac6].map(|mac| router(uplink, mac)),
+        None => [nobody; 2],
+    });
+    let pods = endpoints.iter().map(|endpoint| NextHop {
+        macs: Macs::new(endpoint.pod_mac, endpoint.host_mac),
+        out: OutIf::Endpoint,
+        mtu: endpoint.mtu,
+    });
+    routers.chain(pods).collect()
 }
 
 /// Endpoints by address: open addressing at no more than half load.
 #[derive(Debug)]
 struct Endpoints {
-    slots: Box<[Option<Endpoint>]>,
+    all: Vec<Endpoint>,
+    /// Place in `all`, plus one; 0 is empty.
+    slots: Box<[u32]>,
     shift: u32,
 }
 
@@ -165,37 +234,49 @@ impl Endpoints {
     fn new(endpoints: &[Endpoint]) -> Self {
         let size = (endpoints.len() * 2).next_power_of_two().max(2);
         let mut table = Self {
-            slots: vec![None; size].into_boxed_slice(),
+            all: endpoints.to_vec(),
+            slots: vec![0; size].into_boxed_slice(),
             shift: 32 - size.trailing_zeros(),
         };
-        for endpoint in endpoints {
+        for (number, endpoint) in (1..).zip(endpoints) {
             let mut at = table.home(endpoint.address);
-            while table.slots.get(at).is_some_and(Option::is_some) {
+            while table.slots.get(at).is_some_and(|slot| *slot != 0) {
                 at = (at + 1) & (size - 1);
             }
             if let Some(slot) = table.slots.get_mut(at) {
-                *slot = Some(*endpoint);
+                *slot = number;
             }
         }
         table
     }
 
     /// First slot to try. Addresses are handed out by us, so a fixed multiplier does.
-    #[inline]
-    fn home(&self, address: Ipv4Addr) -> usize {
-        (address.to_bits().wrapping_mul(0x9E37_79B1) >> self.shift) as usize
+    fn home(&self, address: IpAddr) -> usize {
+        let bits = match address {
+            IpAddr::V4(address) => address.to_bits(),
+            IpAddr::V6(address) => {
+                let bits = address.to_bits();
+                let folded = bits as u64 ^ (bits >> 64) as u64;
+                folded as u32 ^ (folded >> 32) as u32
+            }
+        };
+        (bits.wrapping_mul(0x9E37_79B1) >> self.shift) as usize
     }
 
-    #[inline]
-    fn get(&self, address: Ipv4Addr) -> Option<&Endpoint> {
+    /// Place of the endpoint with this address.
+    fn number(&self, address: IpAddr) -> Option<usize> {
         let mut at = self.home(address);
         loop {
-            let endpoint = self.slots.get(at)?.as_ref()?;
-            if endpoint.address == address {
-                return Some(endpoint);
+            let number = (*self.slots.get(at)? as usize).checked_sub(1)?;
+            if self.all.get(number)?.address == address {
+                return Some(number);
             }
             at = (at + 1) & (self.slots.len() - 1);
         }
+    }
+
+    fn get(&self, address: IpAddr) -> Option<&Endpoint> {
+        self.all.get(self.number(address)?)
     }
 }
 
@@ -203,7 +284,7 @@ impl Endpoints {
 fn check(config: &Config) -> Vec<ConfigError> {
     let mut problems = Problems(Vec::new());
     problems.unless(
-        usable(config.primary_address),
+        usable(config.primary_address.into()),
         "primary_address",
         Problem::Address,
     );
@@ -211,7 +292,11 @@ fn check(config: &Config) -> Vec<ConfigError> {
     problems.prefixes("vpc_cidrs", &config.vpc_cidrs);
     problems.prefixes("kernel_cidrs", &config.kernel_cidrs);
     if let Snat::Node(snat) = &config.snat {
-        problems.unless(usable(snat.address), "snat.address", Problem::Address);
+        problems.unless(
+            usable(snat.address.into()),
+            "snat.address",
+            Problem::Address,
+        );
         let ports = snat.ports;
         problems.unless(
             ports.first > 0 && ports.first <= ports.last,
@@ -227,7 +312,12 @@ fn check(config: &Config) -> Vec<ConfigError> {
         problems.unless(station(uplink.mac), &entry, Problem::Mac);
         problems.unless(uplink.gateway_mac.is_none_or(station), &entry, Problem::Mac);
         problems.unless(uplink.mtu >= 68, &entry, Problem::Mtu);
-        problems.unless(usable(uplink.address), &entry, Problem::Address);
+        problems.unless(
+            uplink.gateway_mac6.is_none_or(station),
+            &entry,
+            Problem::Mac,
+        );
+        problems.unless(usable(uplink.address.into()), &entry, Problem::Address);
     }
     let primaries = config
         .uplinks
@@ -235,6 +325,11 @@ fn check(config: &Config) -> Vec<ConfigError> {
         .filter(|uplink| uplink.primary)
         .count();
     problems.unless(primaries == 1, "uplinks", Problem::PrimaryUplink);
+    problems.unless(
+        config.endpoints.len() <= MAX_ENDPOINTS,
+        "endpoints",
+        Problem::TooMany,
+    );
     let mut addresses = HashSet::new();
     for endpoint in &config.endpoints {
         let entry = format!("endpoints[{}]", endpoint.address);
@@ -272,7 +367,8 @@ impl Problems {
     fn prefixes(&mut self, list: &str, cidrs: &[Cidr]) {
         for cidr in cidrs {
             let entry = format!("{list}[{}/{}]", cidr.address, cidr.prefix);
-            self.unless(cidr.prefix <= 32, &entry, Problem::Prefix);
+            let longest = if cidr.address.is_ipv4() { 32 } else { 128 };
+            self.unless(cidr.prefix <= longest, &entry, Problem::Prefix);
         }
     }
 }
@@ -284,9 +380,8 @@ fn station(mac: [u8; 6]) -> bool {
 }
 
 /// Whether an interface can have this address.
-fn usable(address: Ipv4Addr) -> bool {
-    let [first, ..] = address.octets();
-    !matches!(first, 0 | 127 | 224..)
+fn usable(address: IpAddr) -> bool {
+    !classify::is_martian_source(address)
 }
 
 #[cfg(test)]
@@ -299,20 +394,23 @@ mod tests {
             id: UplinkId(id),
             mac: [2, 0, 0, 0, 1, id],
             gateway_mac: Some([2, 0, 0, 0, 2, id]),
+            gateway_mac6: Some([2, 0, 0, 0, 6, id]),
             mtu: 9001,
             address: Ipv4Addr::new(10, 0, id, 10),
+            address6: None,
             primary,
         };
         Config {
             epoch: 1,
             primary_address: Ipv4Addr::new(10, 0, 0, 10),
+            primary_address6: None,
             trunk_mac: [2, 0, 0, 0, 0, 9],
             vpc_cidrs: vec![Cidr {
-                address: Ipv4Addr::new(10, 0, 5, 5),
+                address: Ipv4Addr::new(10, 0, 5, 5).into(),
                 prefix: 16,
             }],
             kernel_cidrs: vec![Cidr {
-                address: Ipv4Addr::new(172, 20, 0, 0),
+                address: Ipv4Addr::new(172, 20, 0, 0).into(),
                 prefix: 16,
             }],
             snat: Snat::Node(NodeSnat {
@@ -321,9 +419,10 @@ mod tests {
                     first: 11000,
                     last: 29999,
                 },
+                reserved: Vec::new(),
                 choice: PortChoice::Prng,
                 exclude_cidrs: vec![Cidr {
-                    address: Ipv4Addr::new(192, 168, 0, 0),
+                    address: Ipv4Addr::new(192, 168, 0, 0).into(),
                     prefix: 24,
                 }],
             }),
@@ -331,7 +430,7 @@ mod tests {
             uplinks: vec![uplink(0, true), uplink(3, false)],
             endpoints: (1..=250)
                 .map(|n| Endpoint {
-                    address: Ipv4Addr::new(10, 0, 1, n),
+                    address: Ipv4Addr::new(10, 0, 1, n).into(),
                     uplink: UplinkId(3),
                     host_mac: [2, 0, 0, 1, 0, n],
                     pod_mac: [2, 0, 0, 2, 0, n],
@@ -345,22 +444,26 @@ mod tests {
     fn everything_is_found_and_nothing_else() {
         let snapshot = Snapshot::compile(config()).unwrap();
         for n in 1..=250 {
-            let address = Ipv4Addr::new(10, 0, 1, n);
+            let address = Ipv4Addr::new(10, 0, 1, n).into();
             assert_eq!(snapshot.endpoint(address).unwrap().address, address);
         }
         for n in 0..=255 {
-            assert!(snapshot.endpoint(Ipv4Addr::new(10, 0, 2, n)).is_none());
+            assert!(
+                snapshot
+                    .endpoint(Ipv4Addr::new(10, 0, 2, n).into())
+                    .is_none()
+            );
         }
         assert_eq!(snapshot.uplink(UplinkId(3)).unwrap().id, UplinkId(3));
         assert!(snapshot.uplink(UplinkId(1)).is_none());
         assert!(snapshot.uplink(UplinkId(200)).is_none());
         assert_eq!(snapshot.primary_uplink().unwrap().id, UplinkId(0));
-        assert!(!snapshot.translates(Ipv4Addr::new(10, 0, 200, 1)));
-        assert!(!snapshot.translates(Ipv4Addr::new(192, 168, 0, 9)));
-        assert!(snapshot.translates(Ipv4Addr::new(192, 168, 1, 9)));
-        assert!(snapshot.is_kernels(Ipv4Addr::new(10, 0, 3, 10)));
-        assert!(snapshot.is_kernels(Ipv4Addr::new(172, 20, 255, 255)));
-        assert!(!snapshot.is_kernels(Ipv4Addr::new(172, 21, 0, 0)));
+        assert!(!snapshot.translates(Ipv4Addr::new(10, 0, 200, 1).into()));
+        assert!(!snapshot.translates(Ipv4Addr::new(192, 168, 0, 9).into()));
+        assert!(snapshot.translates(Ipv4Addr::new(192, 168, 1, 9).into()));
+        assert!(snapshot.is_kernels(Ipv4Addr::new(10, 0, 3, 10).into()));
+        assert!(snapshot.is_kernels(Ipv4Addr::new(172, 20, 255, 255).into()));
+        assert!(!snapshot.is_kernels(Ipv4Addr::new(172, 21, 0, 0).into()));
     }
 
     #[test]
@@ -368,12 +471,12 @@ mod tests {
         let mut config = config();
         if let Snat::Node(snat) = &mut config.snat {
             snat.exclude_cidrs = vec![Cidr {
-                address: Ipv4Addr::UNSPECIFIED,
+                address: Ipv4Addr::UNSPECIFIED.into(),
                 prefix: 0,
             }];
         }
         let snapshot = Snapshot::compile(config).unwrap();
-        assert!(!snapshot.translates(Ipv4Addr::new(8, 8, 8, 8)));
+        assert!(!snapshot.translates(Ipv4Addr::new(8, 8, 8, 8).into()));
     }
 
     #[test]
@@ -389,7 +492,7 @@ mod tests {
         config.endpoints[0].uplink = UplinkId(7);
         config.endpoints[1].pod_mac = [0xff; 6];
         config.endpoints[2].address = config.endpoints[3].address;
-        config.endpoints[4].address = Ipv4Addr::new(127, 0, 0, 1);
+        config.endpoints[4].address = Ipv4Addr::LOCALHOST.into();
         let text: Vec<String> = Snapshot::compile(config)
             .unwrap_err()
             .iter()
@@ -399,7 +502,7 @@ mod tests {
             text,
             [
                 "trunk_mac: the MAC is zero or a group address",
-                "vpc_cidrs[10.0.5.5/33]: the prefix is longer than 32 bits",
+                "vpc_cidrs[10.0.5.5/33]: the prefix is longer than an address",
                 "snat.ports: the port range is empty or holds port 0",
                 "uplinks[3]: the MTU is below 68 bytes",
                 "uplinks: exactly one uplink must be primary",

@@ -1,237 +1,365 @@
 //! Flows by key: fixed memory, both directions in or neither.
 //!
-//! Buckets of one cache line hold tags and references; every key has two candidate buckets
-//! (power of two choices) and never moves, so a removal needs no search beyond them. At the load
-//! the sizes below allow, eight slots a bucket do not overflow but by design of an adversary, who
-//! would need the seed; an insertion that finds both buckets full is refused, not dealt with.
-//! Nothing is allocated after [`FlowTable::new`].
+//! ```text
+//!   buckets   one cache line: 8 tags, 8 way numbers      two candidates for every key
+//!   ways      one direction of a flow; number = flow * 2 + direction
+//!   pairs     what both directions share
+//! ```
+//!
+//! A key goes into its first bucket while that has room to spare, else into the emptier of its
+//! two, and never moves: a look-up nearly always ends in the first bucket, and a removal needs no
+//! search beyond the second. At the load the sizes allow, buckets do not overflow but by design of
+//! an adversary, who would need the seed; an insertion that finds both full is refused.
+//!
+//! [`FlowTable::candidate`] and [`FlowTable::is_at`] are the two steps of a look-up, each with one
+//! load that may miss the cache and no branch on what it loads. A caller with many keys takes the
+//! first step for all of them, then the second, so that the misses overlap.
 
-use crate::entry::Flow;
-use crate::key::{Direction, FlowKey};
-use crate::seeded::{Seed, mix};
+use std::io;
 
-/// Slots in a bucket; tags and references fill 48 of a cache line's 64 bytes.
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::entry::{Epoch, Moment, NewFlow, Pair, Stage, Track, Way};
+use crate::key::{Direction, Key};
+use crate::memory::Slab;
+use crate::seeded::Seed;
+
+/// Slots in a bucket; tags and way numbers fill 48 of a cache line's 64 bytes.
 const SLOTS: usize = 8;
 
 /// Slots per key at full capacity, before rounding up to a power of two: load at most one half.
 const SLOTS_PER_KEY: usize = 2;
 
+/// A first bucket with this many slots taken is passed over for the emptier of the two.
+const CROWDED: usize = 6;
+
+/// No flow.
+const NONE: u32 = u32::MAX;
+
 /// Place of a flow; stable while the flow lives, used again afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FlowId(pub(crate) u32);
+
+/// Place of one direction of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct WayId(u32);
+
+impl WayId {
+    /// Where nothing is.
+    pub(crate) const NOWHERE: Self = Self(NONE);
+
+    /// One direction of a flow.
+    #[inline]
+    pub(crate) const fn of(flow: FlowId, direction: Direction) -> Self {
+        Self(flow.0 << 1 | matches!(direction, Direction::Ingress) as u32)
+    }
+
+    /// Its flow.
+    #[inline]
+    pub(crate) const fn flow(self) -> FlowId {
+        FlowId(self.0 >> 1)
+    }
+
+    /// Which direction it is.
+    #[inline]
+    pub(crate) const fn direction(self) -> Direction {
+        match self.0 & 1 {
+            0 => Direction::Egress,
+            _ => Direction::Ingress,
+        }
+    }
+}
 
 /// There was no room for another flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TableFull;
 
-#[derive(Debug, Clone, Copy)]
-#[repr(align(64))]
-struct Bucket {
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub(crate) struct Bucket {
     /// 0 marks a free slot.
     tags: [u16; SLOTS],
-    /// Flow number, shifted left by one, and the direction.
-    refs: [u32; SLOTS],
+    ways: [u32; SLOTS],
+    spare: [u8; 16],
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64);
 
-/// Flow or link to the next free place.
+impl Bucket {
+    /// The way with this tag, or, when there are several or none, any number at all.
+    #[inline]
+    fn candidate(&self, tag: u16) -> WayId {
+        let mut at = 0;
+        for (other, way) in self.tags.iter().zip(&self.ways) {
+            at |= if *other == tag { *way } else { 0 };
+        }
+        WayId(at)
+    }
+
+    fn taken(&self) -> usize {
+        self.tags.iter().filter(|tag| **tag != 0).count()
+    }
+}
+
+/// Where a key may be.
 #[derive(Debug, Clone, Copy)]
-enum Place {
-    Taken(Flow),
-    Free { next: Option<u32> },
+pub(crate) struct Spot(u64);
+
+impl Spot {
+    /// The top bits choose no bucket in tables of less than 2^16 buckets, few of them in larger.
+    #[inline]
+    const fn tag(self) -> u16 {
+        (self.0 >> 48) as u16 | 1
+    }
 }
 
 /// Flows by the keys of both their directions.
 #[derive(Debug)]
-pub(crate) struct FlowTable {
-    buckets: Box<[Bucket]>,
-    places: Box<[Place]>,
-    free: Option<u32>,
+pub(crate) struct FlowTable<W: Way> {
+    buckets: Slab<Bucket>,
+    ways: Slab<W>,
+    pairs: Slab<Pair>,
+    mask: usize,
+    free: u32,
     /// Places from here on were never taken: nothing to see for those who look at all flows.
-    untouched: usize,
+    untouched: u32,
     seed: Seed,
 }
 
-/// Where a key may be.
-struct Spot {
-    buckets: [usize; 2],
-    tag: u16,
-}
-
-impl FlowTable {
+impl<W: Way> FlowTable<W> {
     /// A table for `capacity` flows, which is all the memory it will ever use.
     ///
     /// `capacity` is brought into 1 ..= 2^30.
-    #[must_use]
-    pub(crate) fn new(capacity: usize, seed: Seed) -> Self {
+    ///
+    /// # Errors
+    /// When the system has not that much memory to give.
+    pub(crate) fn new(capacity: usize, seed: Seed) -> io::Result<Self> {
         let capacity = capacity.clamp(1, 1 << 30);
         let buckets = (capacity * 2 * SLOTS_PER_KEY)
             .div_ceil(SLOTS)
             .next_power_of_two();
-        let last = capacity - 1;
-        let places = (0..capacity)
-            .map(|n| Place::Free {
-                next: (n < last).then_some(n as u32 + 1),
-            })
-            .collect();
-        Self {
-            buckets: vec![
-                Bucket {
-                    tags: [0; SLOTS],
-                    refs: [0; SLOTS]
-                };
-                buckets
-            ]
-            .into(),
-            places,
-            free: Some(0),
+        Ok(Self {
+            buckets: Slab::new(buckets)?,
+            ways: Slab::new(capacity * 2)?,
+            pairs: Slab::new(capacity)?,
+            mask: buckets - 1,
+            free: NONE,
             untouched: 0,
             seed,
-        }
+        })
     }
 
     /// Most flows it can hold.
-    #[must_use]
-    pub(crate) const fn capacity(&self) -> usize {
-        self.places.len()
+    pub(crate) fn capacity(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Bytes a flow takes in a table of `capacity` flows, both directions and all arrays.
+    pub(crate) fn bytes_per_flow(&self) -> usize {
+        let all = size_of_val(&*self.buckets) + size_of_val(&*self.ways);
+        (all + size_of_val(&*self.pairs)).div_ceil(self.capacity())
+    }
+
+    /// Where `key` may be.
+    #[inline]
+    pub(crate) fn spot(&self, key: &W::Key) -> Spot {
+        Spot(key.spread(self.seed))
     }
 
     #[inline]
-    fn spot(&self, key: FlowKey) -> Spot {
-        let (first, second) = key.words();
-        let hash = mix(self.seed, first, second);
-        let mask = self.buckets.len() - 1;
-        Spot {
-            buckets: [hash as usize & mask, (hash >> 32) as usize & mask],
-            // The top bits choose no bucket in tables of less than 2^16 buckets, few of them in
-            // larger ones.
-            tag: (hash >> 48) as u16 | 1,
+    fn places(&self, spot: Spot) -> [usize; 2] {
+        let mask = self.mask;
+        [spot.0 as usize & mask, (spot.0 >> 32) as usize & mask]
+    }
+
+    /// The way that most likely has the key of `spot`; [`Self::is_at`] tells whether it does.
+    #[inline]
+    pub(crate) fn candidate(&self, spot: Spot) -> WayId {
+        let [first, _] = self.places(spot);
+        match self.buckets.get(first) {
+            Some(bucket) => bucket.candidate(spot.tag()),
+            None => WayId::NOWHERE,
         }
     }
 
-    /// The flow one of whose directions has this key.
+    /// Whether the way at `at` has this key.
     #[inline]
-    #[must_use]
-    pub(crate) fn find(&self, key: FlowKey) -> Option<(FlowId, Direction)> {
-        let spot = self.spot(key);
-        for bucket in spot.buckets {
-            let bucket = self.buckets.get(bucket)?;
-            for (tag, reference) in bucket.tags.iter().zip(&bucket.refs) {
-                if *tag != spot.tag {
-                    continue;
-                }
-                let (id, direction) = unpack(*reference);
-                if self
-                    .get(id)
-                    .is_some_and(|flow| flow.way(direction).key == key)
-                {
-                    return Some((id, direction));
+    pub(crate) fn is_at(&self, at: WayId, key: &W::Key) -> bool {
+        self.ways
+            .get(at.0 as usize)
+            .is_some_and(|way| way.key() == key)
+    }
+
+    /// The direction of a flow that has this key.
+    pub(crate) fn find(&self, key: &W::Key) -> Option<WayId> {
+        self.find_at(self.spot(key), key)
+    }
+
+    /// The same, when it is known where the key may be.
+    pub(crate) fn find_at(&self, spot: Spot, key: &W::Key) -> Option<WayId> {
+        for place in self.places(spot) {
+            let bucket = self.buckets.get(place)?;
+            for (tag, way) in bucket.tags.iter().zip(&bucket.ways) {
+                if *tag == spot.tag() && self.is_at(WayId(*way), key) {
+                    return Some(WayId(*way));
                 }
             }
         }
         None
     }
 
-    /// The flow in this place.
+    /// One direction.
     #[inline]
-    #[must_use]
-    pub(crate) fn get(&self, id: FlowId) -> Option<&Flow> {
-        match self.places.get(id.0 as usize) {
-            Some(Place::Taken(flow)) => Some(flow),
-            Some(Place::Free { .. }) | None => None,
+    pub(crate) fn way(&self, at: WayId) -> Option<&W> {
+        self.ways.get(at.0 as usize)
+    }
+
+    /// One direction, to change; its key must stay what it is.
+    #[inline]
+    pub(crate) fn way_mut(&mut self, at: WayId) -> Option<&mut W> {
+        self.ways.get_mut(at.0 as usize)
+    }
+
+    /// Both directions of a flow, egress first.
+    pub(crate) fn both(&self, id: FlowId) -> Option<[&W; 2]> {
+        let at = WayId::of(id, Direction::Egress).0 as usize;
+        match self.ways.get(at..at + 2)? {
+            [egress, ingress] => Some([egress, ingress]),
+            _ => None,
         }
     }
 
-    /// The flow in this place, to change; its keys must stay what they are.
-    #[inline]
-    pub(crate) fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
-        match self.places.get_mut(id.0 as usize) {
-            Some(Place::Taken(flow)) => Some(flow),
-            Some(Place::Free { .. }) | None => None,
-        }
+    /// What both directions of a flow share; `None` where there is no flow.
+    pub(crate) fn pair(&self, id: FlowId) -> Option<&Pair> {
+        let pair = self.pairs.get(id.0 as usize)?;
+        (pair.stage() != Stage::Free).then_some(pair)
+    }
+
+    /// The same, to change.
+    pub(crate) fn pair_mut(&mut self, id: FlowId) -> Option<&mut Pair> {
+        let pair = self.pairs.get_mut(id.0 as usize)?;
+        (pair.stage() != Stage::Free).then_some(pair)
     }
 
     /// Puts a flow in, under both its keys.
     ///
     /// # Errors
-    /// [`TableFull`] when there is no place or no slot for either key; nothing has changed then.
-    /// A key that is in already is the caller's mistake to avoid: it would be found first or last.
-    pub(crate) fn insert(&mut self, flow: Flow) -> Result<FlowId, TableFull> {
-        let number = self.free.ok_or(TableFull)?;
-        let id = FlowId(number);
-        self.link(flow.egress.key, pack(id, Direction::Egress))?;
-        if let Err(full) = self.link(flow.ingress.key, pack(id, Direction::Ingress)) {
-            self.unlink(flow.egress.key, pack(id, Direction::Egress));
-            return Err(full);
+    /// [`TableFull`] when there is no place or no slot for either key, or a key is of another
+    /// family; nothing has changed then. A key that is in already is the caller's mistake to
+    /// avoid: it would be found first or last.
+    pub(crate) fn insert(
+        &mut self,
+        flow: &NewFlow,
+        epoch: Epoch,
+        now: Moment,
+    ) -> Result<FlowId, TableFull> {
+        let keys = [&flow.egress, &flow.ingress].map(W::Key::pack);
+        let [Some(egress), Some(ingress)] = keys else {
+            return Err(TableFull);
+        };
+        let id = self.take().ok_or(TableFull)?;
+        let [to, from] = [Direction::Egress, Direction::Ingress].map(|way| WayId::of(id, way));
+        if self.link(&egress, to).is_err() {
+            self.give_back(id);
+            return Err(TableFull);
         }
-        if let Some(place) = self.places.get_mut(number as usize) {
-            if let Place::Free { next } = *place {
-                self.free = next;
-            }
-            *place = Place::Taken(flow);
-            self.untouched = self.untouched.max(number as usize + 1);
+        if self.link(&ingress, from).is_err() {
+            self.unlink(&egress, to);
+            self.give_back(id);
+            return Err(TableFull);
+        }
+        let [out, back] = flow.translations();
+        let track = |hop| Track::new(hop, epoch, now);
+        self.write(to, W::new(egress, track(flow.egress_hop), out));
+        self.write(from, W::new(ingress, track(flow.ingress_hop), back));
+        if let Some(pair) = self.pairs.get_mut(id.0 as usize) {
+            *pair = Pair::new(flow, now);
         }
         Ok(id)
     }
 
     /// Takes a flow out, with both its keys.
-    pub(crate) fn remove(&mut self, id: FlowId) -> Option<Flow> {
-        let flow = *self.get(id)?;
-        self.unlink(flow.egress.key, pack(id, Direction::Egress));
-        self.unlink(flow.ingress.key, pack(id, Direction::Ingress));
-        if let Some(place) = self.places.get_mut(id.0 as usize) {
-            *place = Place::Free { next: self.free };
-            self.free = Some(id.0);
+    pub(crate) fn remove(&mut self, id: FlowId) -> Option<Pair> {
+        let pair = *self.pair(id)?;
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let at = WayId::of(id, direction);
+            let key = *self.way(at)?.key();
+            self.unlink(&key, at);
+            // A key that no packet has: who still knows the place finds nobody there.
+            let hop = self.way(at)?.track().hop;
+            let nobody = Track::new(hop, Epoch::default(), pair.since);
+            let empty = W::new(
+                W::Key::default(),
+                nobody,
+                penstock_packet::rewrite::Translation::NONE,
+            );
+            self.write(at, empty);
         }
-        Some(flow)
+        self.give_back(id);
+        Some(pair)
     }
 
     /// Every flow, in no order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Flow> {
-        self.places
-            .iter()
-            .take(self.untouched)
-            .filter_map(|place| match place {
-                Place::Taken(flow) => Some(flow),
-                Place::Free { .. } => None,
-            })
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Pair, [&W; 2])> {
+        (0..self.untouched).map(FlowId).filter_map(|id| {
+            let pair = self.pair(id)?;
+            Some((pair, self.both(id)?))
+        })
     }
 
-    /// Puts a reference into the emptier of the key's buckets.
-    fn link(&mut self, key: FlowKey, reference: u32) -> Result<(), TableFull> {
-        let Spot {
-            buckets: [first, second],
-            tag,
-        } = self.spot(key);
-        let used = |at: usize| {
-            let tags = self.buckets.get(at).map(|bucket| bucket.tags);
-            tags.unwrap_or([1; SLOTS])
-                .iter()
-                .filter(|tag| **tag != 0)
-                .count()
-        };
-        let at = if used(second) < used(first) {
-            second
-        } else {
+    fn write(&mut self, at: WayId, way: W) {
+        if let Some(place) = self.ways.get_mut(at.0 as usize) {
+            *place = way;
+        }
+    }
+
+    /// A free place: one given back, else the next that was never taken.
+    fn take(&mut self) -> Option<FlowId> {
+        if let Some(pair) = self.pairs.get(self.free as usize) {
+            let [next, _] = pair.pods;
+            return Some(FlowId(std::mem::replace(&mut self.free, next)));
+        }
+        let fresh = self.untouched;
+        ((fresh as usize) < self.pairs.len()).then(|| {
+            self.untouched += 1;
+            FlowId(fresh)
+        })
+    }
+
+    fn give_back(&mut self, id: FlowId) {
+        if let Some(pair) = self.pairs.get_mut(id.0 as usize) {
+            *pair = Pair::free(self.free);
+            self.free = id.0;
+        }
+    }
+
+    /// Puts a way number into one of the key's buckets.
+    fn link(&mut self, key: &W::Key, at: WayId) -> Result<(), TableFull> {
+        let spot = self.spot(key);
+        let places = self.places(spot);
+        let [taken, other] = places.map(|at| self.buckets.get(at).map_or(SLOTS, Bucket::taken));
+        let [first, second] = places;
+        let place = if taken < CROWDED || taken <= other {
             first
+        } else {
+            second
         };
-        let bucket = self.buckets.get_mut(at).ok_or(TableFull)?;
-        let mut slots = bucket.tags.iter_mut().zip(&mut bucket.refs);
-        let (slot, place) = slots.find(|(slot, _)| **slot == 0).ok_or(TableFull)?;
-        *slot = tag;
-        *place = reference;
+        let bucket = self.buckets.get_mut(place).ok_or(TableFull)?;
+        let mut slots = bucket.tags.iter_mut().zip(&mut bucket.ways);
+        let (tag, way) = slots.find(|(tag, _)| **tag == 0).ok_or(TableFull)?;
+        *tag = spot.tag();
+        *way = at.0;
         Ok(())
     }
 
-    fn unlink(&mut self, key: FlowKey, reference: u32) {
+    fn unlink(&mut self, key: &W::Key, at: WayId) {
         let spot = self.spot(key);
-        for at in spot.buckets {
-            let Some(bucket) = self.buckets.get_mut(at) else {
+        for place in self.places(spot) {
+            let Some(bucket) = self.buckets.get_mut(place) else {
                 continue;
             };
-            for (tag, other) in bucket.tags.iter_mut().zip(&bucket.refs) {
-                if *tag == spot.tag && *other == reference {
+            for (tag, way) in bucket.tags.iter_mut().zip(&bucket.ways) {
+                if *tag == spot.tag() && *way == at.0 {
                     *tag = 0;
                     return;
                 }
@@ -240,139 +368,5 @@ impl FlowTable {
     }
 }
 
-#[inline]
-const fn pack(id: FlowId, direction: Direction) -> u32 {
-    id.0 << 1 | matches!(direction, Direction::Ingress) as u32
-}
-
-#[inline]
-const fn unpack(reference: u32) -> (FlowId, Direction) {
-    let direction = if reference & 1 == 0 {
-        Direction::Egress
-    } else {
-        Direction::Ingress
-    };
-    (FlowId(reference >> 1), direction)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::entry::Way;
-    use crate::hop::Hop;
-    use crate::key::Zone;
-    use crate::{OutIf, Timestamp};
-    use penstock_packet::rewrite::Rewrite;
-    use proptest::prelude::*;
-    use std::collections::HashMap;
-    use std::net::Ipv4Addr;
-
-    const SEED: Seed = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
-
-    fn key(n: u32) -> FlowKey {
-        FlowKey {
-            source: Ipv4Addr::from_bits(0x0a00_0000 + (n & 0xff)),
-            destination: Ipv4Addr::new(8, 8, 8, 8),
-            source_port: (n >> 8) as u16,
-            destination_port: 53,
-            protocol: 17,
-            zone: Zone::Pods,
-        }
-    }
-
-    fn flow(n: u32) -> Flow {
-        let rewrite = Rewrite {
-            destination_mac: [2; 6],
-            source_mac: [4; 6],
-            translation: None,
-        };
-        let hop = Hop {
-            rewrite,
-            out: OutIf::Endpoint,
-            mtu: 1500,
-        };
-        Flow {
-            egress: Way {
-                key: key(n),
-                hop,
-                packets: 0,
-            },
-            ingress: Way {
-                key: key(n).reverse(Zone::Uplinks),
-                hop,
-                packets: 0,
-            },
-            epoch: u64::from(n),
-            last_seen: Timestamp::default(),
-            tcp: None,
-            originator: Direction::Egress,
-            quarantined: false,
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(500))]
-        /// Against a map: both keys find the flow, or neither; a full table refuses and changes
-        /// nothing; places are used again.
-        #[test]
-        fn equals_a_map(steps in proptest::collection::vec((0u32..48, any::<bool>()), 1..400)) {
-            let mut table = FlowTable::new(24, SEED);
-            let mut model: HashMap<u32, FlowId> = HashMap::new();
-            for (n, insert) in steps {
-                match (insert, model.get(&n).copied()) {
-                    (true, None) => match table.insert(flow(n)) {
-                        Ok(id) => {
-                            prop_assert!(model.values().all(|other| *other != id));
-                            model.insert(n, id);
-                        }
-                        Err(TableFull) => prop_assert_eq!(model.len(), 24),
-                    },
-                    (false, Some(id)) => {
-                        prop_assert_eq!(table.remove(id), Some(flow(n)));
-                        prop_assert_eq!(table.remove(id), None);
-                        model.remove(&n);
-                    }
-                    _ => {}
-                }
-                for n in 0..48 {
-                    let id = model.get(&n).copied();
-                    let (egress, ingress) = (key(n), key(n).reverse(Zone::Uplinks));
-                    prop_assert_eq!(table.find(egress), id.map(|id| (id, Direction::Egress)));
-                    prop_assert_eq!(table.find(ingress), id.map(|id| (id, Direction::Ingress)));
-                    // The same packet from the other side is another key.
-                    prop_assert_eq!(table.find(key(n).reverse(Zone::Pods)), None);
-                }
-                prop_assert_eq!(table.iter().count(), model.len());
-            }
-        }
-    }
-
-    /// The load the sizes allow does not overflow buckets, and churn at capacity does not either.
-    #[test]
-    fn fills_to_capacity_and_churns_there() {
-        const CAPACITY: u32 = 100_000;
-        let mut table = FlowTable::new(CAPACITY as usize, SEED);
-        let mut ids: Vec<FlowId> = (0..CAPACITY)
-            .map(|n| table.insert(flow(n)).unwrap())
-            .collect();
-        assert_eq!(table.insert(flow(CAPACITY)), Err(TableFull));
-        for n in CAPACITY..4 * CAPACITY {
-            let at = (n as usize * 7919) % ids.len();
-            table.remove(ids[at]).unwrap();
-            ids[at] = table.insert(flow(n)).unwrap();
-        }
-        assert_eq!(table.iter().count(), CAPACITY as usize);
-    }
-
-    #[test]
-    fn memory_per_flow_is_bounded() {
-        // Buckets round up to a power of two: at worst twice what is asked.
-        let buckets = 2 * 2 * SLOTS_PER_KEY * size_of::<Bucket>() / SLOTS;
-        // A timer link is three words of 32 bits.
-        assert!(
-            size_of::<Place>() + buckets + 12 <= 256,
-            "{}",
-            size_of::<Place>() + buckets + 12
-        );
-    }
-}
+mod tests;

@@ -24,6 +24,9 @@ struct Link {
     slot: u32,
 }
 
+/// Bytes of timer a flow takes.
+pub(crate) const BYTES_PER_FLOW: usize = size_of::<Link>();
+
 /// The timers of all flows of a table.
 #[derive(Debug)]
 pub(crate) struct Wheel {

@@ -58,8 +58,9 @@ fn p06_p07_foreign_frames_are_the_kernels_on_an_eni_only() {
     let ip6 = |like: Frame| Frame {
         bytes: [&like.bytes[..12], &v6.bytes[12..]].concat(),
     };
-    dropped(&ip6(pod()), TRUNK, DropReason::Ip6Disabled);
-    to_kernel(&ip6(eni()), ETH0);
+    // P73: loopback is nobody's on the wire.
+    dropped(&ip6(pod()), TRUNK, DropReason::MartianSrc);
+    dropped(&ip6(eni()), ETH0, DropReason::MartianSrc);
 }
 
 #[test]
@@ -341,7 +342,7 @@ fn p56_to_p61_icmp_errors() {
     let mut node = Node::new();
     let sent = from_pod(0, OUTSIDE).udp(1000, 53, b"question");
     let seen = node.forwarded(&sent, TRUNK);
-    let before = node.engines[0].flows().next().unwrap();
+    let before = node.engines[0].flows(node.now).next().unwrap();
     let error = |kind, code, body: &[u8]| from_eni(0, router, NODE).icmp(kind, code, 1400, body);
 
     node.now = node.now.after(std::time::Duration::from_secs(5));
@@ -359,10 +360,10 @@ fn p56_to_p61_icmp_errors() {
             sent.clone().with(22, [63]).seal().bytes[14..]
         );
     }
-    let after = node.engines[0].flows().next().unwrap();
+    let after = node.engines[0].flows(node.now).next().unwrap();
     assert_eq!(
-        (after.last_seen, after.packets_in),
-        (before.last_seen, 0),
+        (after.idle_ms, after.packets_in),
+        (before.idle_ms + 5_000, 0),
         "N10"
     );
 

@@ -47,10 +47,10 @@ fn pod_to_pod_on_the_node_and_back() {
         ..EngineStats::default()
     };
     assert_eq!(node.engines[0].stats(), expected);
-    let flow = node.engines[0].flows().next().unwrap();
+    let flow = node.engines[0].flows(node.now).next().unwrap();
     assert_eq!(
         (flow.pod, flow.pod_port, flow.remote, flow.remote_port),
-        (PODS[0], 1000, PODS[1], 53)
+        (PODS[0].into(), 1000, PODS[1].into(), 53)
     );
     assert_eq!((flow.packets_out, flow.packets_in, flow.snat), (1, 1, None));
 }
@@ -114,8 +114,9 @@ fn pod_to_outside_is_translated_on_the_primary_eni() {
         translated: 3,
     };
     assert_eq!(node.engines[0].stats(), expected);
-    let flow = node.engines[0].flows().next().unwrap();
-    assert_eq!(flow.snat, Some((NODE, port)));
+    let flow = node.engines[0].flows(node.now).next().unwrap();
+    let end = flow.snat.unwrap();
+    assert_eq!((end.address, end.port), (NODE, port));
     assert_eq!(flow.state, Some(TcpState::SynRecv));
     assert_eq!((flow.packets_out, flow.packets_in), (2, 1));
 }
@@ -185,10 +186,10 @@ fn answers_to_an_outside_client_return_untranslated_by_the_same_eni() {
             hop(&answer, gateway_mac(1), eni_mac(1)),
         )
     );
-    let flow = node.engines[0].flows().next().unwrap();
+    let flow = node.engines[0].flows(node.now).next().unwrap();
     assert_eq!(
         (flow.pod, flow.pod_port, flow.state),
-        (PODS[2], 80, Some(TcpState::SynRecv))
+        (PODS[2].into(), 80, Some(TcpState::SynRecv))
     );
 }
 
@@ -236,9 +237,12 @@ fn an_unresolved_router_is_the_kernels_to_resolve() {
     assert_eq!(node.send(&frame, TRUNK).0, Verdict::ToKernel);
     node.publish(config());
     node.forwarded(&frame, TRUNK);
-    // A flow that is up keeps the MAC it has while the router is being looked for again.
+    // So are the packets of a flow that is up; it goes on when the router is known again.
     node.publish(unresolved);
+    assert_eq!(node.send(&frame, TRUNK).0, Verdict::ToKernel);
+    node.publish(config());
     assert_eq!(node.forwarded(&frame, TRUNK).bytes[..6], gateway_mac(0));
+    assert_eq!(node.engines[0].stats().flows_created, 1);
 }
 
 #[test]
@@ -344,7 +348,12 @@ fn tcp_closes_and_its_port_is_free_at_once() {
     let mut node = Node::with(config, 1, 64);
     let out = |flags| from_pod(0, OUTSIDE).tcp(4000, 443, flags, &[]);
     let back = |flags| from_eni(0, OUTSIDE, NODE).tcp(443, 11000, flags, &[]);
-    let state = |node: &Node| node.engines[0].flows().next().and_then(|flow| flow.state);
+    let state = |node: &Node| {
+        node.engines[0]
+            .flows(node.now)
+            .next()
+            .and_then(|flow| flow.state)
+    };
     for (frame, ingress, expected) in [
         (out(SYN), TRUNK, TcpState::SynSent),
         (back(SYN_ACK), ETH0, TcpState::SynRecv),
@@ -491,7 +500,7 @@ fn a_new_snapshot_moves_flows_without_remapping_them() {
     changed.uplinks[0].gateway_mac = Some([2, 0xee, 9, 9, 9, 9]);
     if let Snat::Node(snat) = &mut changed.snat {
         snat.exclude_cidrs.push(penstock_flow::Cidr {
-            address: OUTSIDE,
+            address: OUTSIDE.into(),
             prefix: 32,
         });
     }

@@ -10,6 +10,8 @@
 //! equation of RFC 1141 does not. A checksum that was wrong stays wrong by the same amount:
 //! nothing here repairs a packet.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 /// Running ones' complement sum; folded only when asked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sum(u64);
@@ -78,7 +80,10 @@ pub const fn pseudo_header(source: u32, destination: u32, protocol: u8, length: 
 }
 
 /// What replacing some words does to a checksum over them; add it up once, apply it per packet.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(transparent)]
 pub struct Delta(u16);
 
 impl Delta {

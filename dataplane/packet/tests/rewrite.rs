@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use penstock_packet::build::{Base, Frame};
 use penstock_packet::icmp::{self, Envelope, quote};
-use penstock_packet::rewrite::{End, Rewrite, Side, Translation};
+use penstock_packet::rewrite::{End, Macs, Rewrite, Side, Translation};
 use penstock_packet::{Ip, Parsed, TcpFlags, parse};
 use proptest::prelude::*;
 
@@ -19,9 +19,8 @@ fn ip4(frame: &Frame) -> Ip {
 
 fn rewrite(translation: Option<Translation>) -> Rewrite {
     Rewrite {
-        destination_mac: [2, 9, 9, 9, 9, 1],
-        source_mac: [2, 9, 9, 9, 9, 2],
-        translation,
+        macs: Macs::new([2, 9, 9, 9, 9, 1], [2, 9, 9, 9, 9, 2]),
+        translation: translation.unwrap_or(Translation::NONE),
     }
 }
 
@@ -104,9 +103,8 @@ proptest! {
         // Back, from a TTL one higher so that it ends where it began.
         let raised = changed.with(22, [ip4(&frame).ttl.saturating_add(1)]).seal();
         let back = Rewrite {
-            destination_mac: [2, 0, 0, 0, 0, 2],
-            source_mac: [2, 0, 0, 0, 0, 1],
-            translation: Some(Translation::new(side, protocol, new, old)),
+            macs: Macs::new([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]),
+            translation: Translation::new(side, protocol, new, old),
         };
         prop_assume!(ip4(&frame).ttl < 255);
         prop_assert_eq!(applied(&raised, &back).seal(), frame.seal());

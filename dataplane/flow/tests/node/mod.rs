@@ -49,24 +49,27 @@ pub(crate) fn config() -> Config {
         id: UplinkId(id),
         mac: eni_mac(id),
         gateway_mac: Some(gateway_mac(id)),
+        gateway_mac6: None,
         mtu: 1500,
         address: Ipv4Addr::new(10, 0, id, 10),
+        address6: None,
         primary: id == 0,
     };
     let endpoint = |pod: usize| Endpoint {
-        address: PODS[pod],
+        address: PODS[pod].into(),
         uplink: UplinkId(u8::from(pod == 2)),
         host_mac: host_mac(pod),
         pod_mac: pod_mac(pod),
         mtu: 1500,
     };
     let cidr = |a, b, c, prefix| Cidr {
-        address: Ipv4Addr::new(a, b, c, 0),
+        address: Ipv4Addr::new(a, b, c, 0).into(),
         prefix,
     };
     Config {
         epoch: 1,
         primary_address: NODE,
+        primary_address6: None,
         trunk_mac: TRUNK_MAC,
         vpc_cidrs: vec![cidr(10, 0, 0, 16)],
         kernel_cidrs: vec![cidr(172, 20, 0, 16)],
@@ -76,6 +79,7 @@ pub(crate) fn config() -> Config {
                 first: 11000,
                 last: 29999,
             },
+            reserved: Vec::new(),
             choice: PortChoice::Prng,
             exclude_cidrs: vec![cidr(192, 168, 0, 16)],
         }),
@@ -104,9 +108,11 @@ impl Node {
                 worker,
                 workers,
                 capacity,
+                capacity6: capacity,
                 seed,
                 timeouts,
             })
+            .unwrap()
         };
         Self {
             engines: (0..workers).map(engine).collect(),

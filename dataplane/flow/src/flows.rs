@@ -1,0 +1,204 @@
+//! The flows of one address family: table and timers, which live and die together.
+
+use std::io;
+
+use penstock_packet::rewrite::End;
+
+use crate::Timestamp;
+use crate::decide::{Revision, renew};
+use crate::entry::{Epoch, Moment, NewFlow, Stage, Way};
+use crate::key::{Direction, FlowKey, Key};
+use crate::seeded::Seed;
+use crate::snapshot::Snapshot;
+use crate::table::{FlowId, FlowTable, TableFull, WayId};
+use crate::tcp_state::TcpState;
+use crate::timeout::Timeouts;
+use crate::wheel::Wheel;
+
+/// Flows whose directions are `W`.
+#[derive(Debug)]
+pub(crate) struct Flows<W: Way> {
+    pub(crate) table: FlowTable<W>,
+    wheel: Wheel,
+    timeouts: Timeouts,
+}
+
+/// A flow that is no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Removed {
+    /// What it was.
+    pub(crate) stage: Stage,
+    /// Key its pod's packets had.
+    pub(crate) egress: FlowKey,
+    /// Address and port it held outside.
+    pub(crate) snat: Option<End>,
+}
+
+/// What became of a flow whose timer fired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It has packets, or must wait out its quarantine.
+    Lives,
+    /// It carries no packets any more, but keeps its SNAT port for a while.
+    Quarantined,
+    /// It is gone.
+    Removed(Removed),
+}
+
+impl<W: Way> Flows<W> {
+    /// Room for `capacity` flows.
+    ///
+    /// # Errors
+    /// When the system has not that much memory to give.
+    pub(crate) fn new(capacity: usize, seed: Seed, timeouts: Timeouts) -> io::Result<Self> {
+        let table = FlowTable::new(capacity, seed)?;
+        Ok(Self {
+            wheel: Wheel::new(table.capacity(), Timestamp::default()),
+            table,
+            timeouts,
+        })
+    }
+
+    /// Puts a flow in and sets its timer.
+    ///
+    /// # Errors
+    /// [`TableFull`]; nothing has changed then.
+    pub(crate) fn insert(
+        &mut self,
+        flow: &NewFlow,
+        epoch: Epoch,
+        now: Timestamp,
+    ) -> Result<FlowId, TableFull> {
+        let id = self.table.insert(flow, epoch, Moment::from(now))?;
+        self.settle(id);
+        self.rearm(id, now);
+        Ok(id)
+    }
+
+    /// Takes a flow out; the timer with it.
+    pub(crate) fn remove(&mut self, id: FlowId) -> Option<Removed> {
+        self.wheel.disarm(id);
+        let [egress, _] = self.table.both(id)?;
+        let (egress, snat) = (egress.key().unpack(), egress.replacement());
+        let pair = self.table.remove(id)?;
+        Some(Removed {
+            stage: pair.stage(),
+            egress,
+            snat,
+        })
+    }
+
+    /// IP protocol of a flow.
+    fn protocol(&self, id: FlowId) -> u8 {
+        let way = self.table.way(WayId::of(id, Direction::Egress));
+        way.map_or(0, |way| way.key().unpack().protocol)
+    }
+
+    /// TCP state of a flow, if it is TCP.
+    fn tcp_state(&self, id: FlowId) -> Option<TcpState> {
+        let tcp = self.table.pair(id)?.tcp(self.protocol(id))?;
+        Some(tcp.state)
+    }
+
+    /// Sets a flow's timer by its present state.
+    pub(crate) fn rearm(&mut self, id: FlowId, now: Timestamp) {
+        let idle = self.timeouts.idle(self.protocol(id), self.tcp_state(id));
+        self.wheel.arm(id, now.after(idle));
+    }
+
+    /// Tells both directions whether packets without a loud flag can change anything.
+    pub(crate) fn settle(&mut self, id: FlowId) {
+        let quiet = matches!(self.tcp_state(id), None | Some(TcpState::Established));
+        for direction in [Direction::Egress, Direction::Ingress] {
+            if let Some(way) = self.table.way_mut(WayId::of(id, direction)) {
+                way.track_mut().set_quiet(quiet);
+            }
+        }
+    }
+
+    /// Brings a flow that was decided under other rules up to these. It is gone when they end it.
+    pub(crate) fn renew(&mut self, id: FlowId, snapshot: &Snapshot) -> Revision {
+        let (Some(pair), Some(ways)) = (self.table.pair(id).copied(), self.table.both(id)) else {
+            return Revision::Ended;
+        };
+        let revision = renew(&pair, ways, snapshot);
+        if let Revision::Goes(hops, uplink) = revision {
+            if let Some(pair) = self.table.pair_mut(id) {
+                pair.uplink = uplink;
+            }
+            for (direction, hop) in [Direction::Egress, Direction::Ingress]
+                .into_iter()
+                .zip(hops)
+            {
+                if let Some(way) = self.table.way_mut(WayId::of(id, direction)) {
+                    let track = way.track_mut();
+                    track.hop = hop;
+                    track.epoch = snapshot.short_epoch();
+                }
+            }
+        }
+        revision
+    }
+
+    /// Looks at one flow whose time may have come; `None` when there is none.
+    pub(crate) fn expire_one(&mut self, now: Timestamp) -> Option<Fate> {
+        let id = self.wheel.pop_due(now)?;
+        Some(self.judge(id, now))
+    }
+
+    /// Ends, quarantines or spares a flow whose timer fired.
+    fn judge(&mut self, id: FlowId, now: Timestamp) -> Fate {
+        let Some(pair) = self.table.pair(id).copied() else {
+            return Fate::Lives;
+        };
+        let moment = Moment::from(now);
+        let quarantined = pair.stage() == Stage::Quarantined;
+        let (idle, waited) = match quarantined {
+            true => (self.timeouts.quarantine, moment.since(pair.since)),
+            false => {
+                let idle = self.timeouts.idle(self.protocol(id), self.tcp_state(id));
+                (idle, self.idle_for(id, moment))
+            }
+        };
+        let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+        if waited < idle_ms {
+            let rest = std::time::Duration::from_millis(idle_ms - waited);
+            self.wheel.arm(id, now.after(rest));
+            return Fate::Lives;
+        }
+        let over = self.tcp_state(id).is_some_and(TcpState::is_over);
+        if quarantined || over || !self.is_translated(id) {
+            return self.remove(id).map_or(Fate::Lives, Fate::Removed);
+        }
+        self.quarantine(id, now);
+        Fate::Quarantined
+    }
+
+    /// Milliseconds since the last packet of either direction.
+    fn idle_for(&self, id: FlowId, now: Moment) -> u64 {
+        self.table.both(id).map_or(u64::MAX, |ways| {
+            let [egress, ingress] = ways.map(|way| now.since(way.track().last_seen));
+            egress.min(ingress)
+        })
+    }
+
+    /// Whether a flow holds a SNAT port.
+    pub(crate) fn is_translated(&self, id: FlowId) -> bool {
+        let way = self.table.way(WayId::of(id, Direction::Egress));
+        way.is_some_and(|way| way.replacement().is_some())
+    }
+
+    /// Ends a flow but for its port. No epoch is right for its directions any more, so each
+    /// further packet asks.
+    fn quarantine(&mut self, id: FlowId, now: Timestamp) {
+        if let Some(pair) = self.table.pair_mut(id) {
+            pair.quarantine(Moment::from(now));
+        }
+        for direction in [Direction::Egress, Direction::Ingress] {
+            if let Some(way) = self.table.way_mut(WayId::of(id, direction)) {
+                way.track_mut().epoch = Epoch::default();
+            }
+        }
+        self.wheel.arm(id, now.after(self.timeouts.quarantine));
+    }
+}
