@@ -3,9 +3,9 @@
 //! At most 100 a second to one address and 1,000 a second in all, shared out among the workers so
 //! that the node keeps to it whatever the spread of flows. Never about an ICMP error, a later
 //! fragment, a broadcast or multicast frame, or to an address that cannot be answered
-//! (RFC 1122 3.2.2, RFC 1812 4.3.2.7).
+//! (RFC 1122 3.2.2, RFC 1812 4.3.2.7, RFC 4443 2.4).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use penstock_packet::icmp::{self, Envelope};
 use penstock_packet::{Fragment, L4, Parsed, parse};
@@ -110,34 +110,16 @@ impl Engine {
         let Ok(Parsed::Ip(packet)) = parse(head, usize::from(u16::MAX) + 14) else {
             return None;
         };
-        let (source, destination) = packet.addresses4()?;
         let group = head.first().is_none_or(|first| first & 1 == 1);
         let about_error = matches!(packet.l4, L4::IcmpError(_));
         let unfit = group || about_error || matches!(packet.fragment, Fragment::Later(_));
-        if unfit || destination.is_multicast() || destination.is_broadcast() {
+        let many = packet.destination.is_multicast()
+            || packet.destination == IpAddr::V4(Ipv4Addr::BROADCAST);
+        if unfit || many {
             return None;
         }
-        let (envelope, way) = match rejection.ingress {
-            Ingress::Trunk => {
-                let endpoint = snapshot.endpoint(source.into())?;
-                let envelope = Envelope {
-                    source_mac: endpoint.host_mac,
-                    destination_mac: endpoint.pod_mac,
-                    source: snapshot.primary_address.into(),
-                };
-                (envelope, OutIf::Endpoint)
-            }
-            Ingress::Uplink(id) => {
-                let uplink = snapshot.uplink(id)?;
-                let envelope = Envelope {
-                    source_mac: uplink.mac,
-                    destination_mac: uplink.gateway_mac?,
-                    source: uplink.address.into(),
-                };
-                (envelope, OutIf::Uplink(id))
-            }
-        };
-        if !self.limiter.admit(source.into(), now) {
+        let (envelope, way) = envelope(snapshot, packet.source, rejection.ingress)?;
+        if !self.limiter.admit(packet.source, now) {
             return None;
         }
         let length = icmp::build_error(out, rejection.error, &envelope, head, &packet)?;
@@ -145,11 +127,44 @@ impl Engine {
     }
 }
 
+/// Whose addresses an error to `offender` has, and where it goes; `None` when we have no address
+/// of that family, or do not know the router yet.
+fn envelope(snapshot: &Snapshot, offender: IpAddr, ingress: Ingress) -> Option<(Envelope, OutIf)> {
+    match ingress {
+        Ingress::Trunk => {
+            let endpoint = snapshot.endpoint(offender)?;
+            let source = match offender {
+                IpAddr::V4(_) => snapshot.primary_address.into(),
+                IpAddr::V6(_) => snapshot.primary_address6?.into(),
+            };
+            let envelope = Envelope {
+                source_mac: endpoint.host_mac,
+                destination_mac: endpoint.pod_mac,
+                source,
+            };
+            Some((envelope, OutIf::Endpoint))
+        }
+        Ingress::Uplink(id) => {
+            let uplink = snapshot.uplink(id)?;
+            let (router, source) = match offender {
+                IpAddr::V4(_) => (uplink.gateway_mac?, uplink.address.into()),
+                IpAddr::V6(_) => (uplink.gateway_mac6?, uplink.address6?.into()),
+            };
+            let envelope = Envelope {
+                source_mac: uplink.mac,
+                destination_mac: router,
+                source,
+            };
+            Some((envelope, OutIf::Uplink(id)))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::HashMap;
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::Ipv6Addr;
     use std::time::Duration;
 
     fn address(n: u16) -> IpAddr {

@@ -10,7 +10,6 @@ use node::*;
 use penstock_flow::{
     Access, EngineStats, OutIf, PortChoice, PortRange, Snat, TcpState, UplinkId, Verdict,
 };
-use penstock_packet::build::Frame;
 use penstock_packet::{DropReason, TcpFlags};
 
 const SYN: TcpFlags = TcpFlags::SYN;
@@ -18,17 +17,6 @@ const ACK: TcpFlags = TcpFlags::ACK;
 const RST: TcpFlags = TcpFlags::RST;
 const SYN_ACK: TcpFlags = TcpFlags(0x12);
 const FIN_ACK: TcpFlags = TcpFlags(0x11);
-
-/// `frame` with the MACs of its next hop and one TTL less.
-fn hop(frame: &Frame, destination: [u8; 6], source: [u8; 6]) -> Frame {
-    let ttl = frame.bytes[22] - 1;
-    frame
-        .clone()
-        .with(0, destination)
-        .with(6, source)
-        .with(22, [ttl])
-        .seal()
-}
 
 #[test]
 fn pod_to_pod_on_the_node_and_back() {

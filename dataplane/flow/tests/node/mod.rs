@@ -6,14 +6,14 @@
     reason = "each test binary uses its part; a failed test panics"
 )]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use penstock_flow::{
-    Access, Cidr, Config, Endpoint, Engine, EngineConfig, Ingress, NodeSnat, Packet, PortChoice,
-    PortRange, Snapshot, Snat, Timeouts, Timestamp, Uplink, UplinkId, Verdict, forward,
+    Access, Cidr, Config, Endpoint, Engine, EngineConfig, FlowView, Ingress, NodeSnat, Packet,
+    PortChoice, PortRange, Snapshot, Snat, Timeouts, Timestamp, Uplink, UplinkId, Verdict, forward,
 };
-use penstock_packet::build::{Base, Frame};
+use penstock_packet::build::{Base, Base6, Frame};
 use penstock_packet::frame_length;
 use penstock_packet::icmp::MAX_ERROR;
 
@@ -30,6 +30,16 @@ pub(crate) const PODS: [Ipv4Addr; 3] = [
 ];
 pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 7, 7);
 pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
+
+/// The same pods' IPv6 addresses, and what else there is.
+pub(crate) const PODS6: [Ipv6Addr; 3] = [v6(0x101), v6(0x102), v6(0x1_0103)];
+pub(crate) const NODE6: Ipv6Addr = v6(0x10);
+pub(crate) const PEER6: Ipv6Addr = v6(0x7_0007);
+pub(crate) const OUTSIDE6: Ipv6Addr = Ipv6Addr::from_bits(0x2001_0db8 << 96 | 9);
+
+const fn v6(host: u128) -> Ipv6Addr {
+    Ipv6Addr::from_bits(0x2600_1f18 << 96 | host)
+}
 
 pub(crate) fn pod_mac(pod: usize) -> [u8; 6] {
     [2, 0xcc, 0, 0, 0, pod as u8]
@@ -49,14 +59,14 @@ pub(crate) fn config() -> Config {
         id: UplinkId(id),
         mac: eni_mac(id),
         gateway_mac: Some(gateway_mac(id)),
-        gateway_mac6: None,
+        gateway_mac6: Some(gateway_mac(id)),
         mtu: 1500,
         address: Ipv4Addr::new(10, 0, id, 10),
-        address6: None,
+        address6: Some(v6(u128::from(id) << 16 | 0x10)),
         primary: id == 0,
     };
-    let endpoint = |pod: usize| Endpoint {
-        address: PODS[pod].into(),
+    let endpoint = |pod: usize, address| Endpoint {
+        address,
         uplink: UplinkId(u8::from(pod == 2)),
         host_mac: host_mac(pod),
         pod_mac: pod_mac(pod),
@@ -69,7 +79,7 @@ pub(crate) fn config() -> Config {
     Config {
         epoch: 1,
         primary_address: NODE,
-        primary_address6: None,
+        primary_address6: Some(NODE6),
         trunk_mac: TRUNK_MAC,
         vpc_cidrs: vec![cidr(10, 0, 0, 16)],
         kernel_cidrs: vec![cidr(172, 20, 0, 16)],
@@ -85,7 +95,23 @@ pub(crate) fn config() -> Config {
         }),
         imds: Access::Deny,
         uplinks: vec![uplink(0), uplink(1)],
-        endpoints: (0..3).map(endpoint).collect(),
+        endpoints: (0..3)
+            .flat_map(|pod| {
+                [
+                    endpoint(pod, PODS[pod].into()),
+                    endpoint(pod, PODS6[pod].into()),
+                ]
+            })
+            .collect(),
+    }
+}
+
+/// Cases of a random test: what the ordinary test command has time for, or what
+/// `PENSTOCK_FUZZ_RUNS` says.
+pub(crate) fn runs(ordinary: u32) -> u32 {
+    match std::env::var("PENSTOCK_FUZZ_RUNS") {
+        Ok(runs) => runs.parse().unwrap(),
+        Err(_) => ordinary,
     }
 }
 
@@ -124,6 +150,12 @@ impl Node {
     pub(crate) fn publish(&mut self, mut config: Config) {
         config.epoch = self.snapshot.epoch() + 1;
         self.snapshot = Snapshot::compile(config).unwrap();
+    }
+
+    /// Flows that carry packets, of all workers.
+    pub(crate) fn flows(&self) -> Vec<FlowView> {
+        let of = |engine: &Engine| engine.flows(self.now).collect::<Vec<_>>();
+        self.engines.iter().flat_map(of).collect()
     }
 
     /// Lets time pass and every due timer fire.
@@ -207,6 +239,28 @@ pub(crate) fn from_pod(pod: usize, destination: Ipv4Addr) -> Base {
 /// From anywhere, as it arrives on an ENI.
 pub(crate) fn from_eni(eni: u8, source: Ipv4Addr, destination: Ipv4Addr) -> Base {
     Base::new(source, destination).macs(gateway_mac(eni), eni_mac(eni))
+}
+
+/// The same over IPv6.
+pub(crate) fn from_pod6(pod: usize, destination: Ipv6Addr) -> Base6 {
+    Base6::new(PODS6[pod], destination).macs(pod_mac(pod), host_mac(pod))
+}
+
+/// The same over IPv6.
+pub(crate) fn from_eni6(eni: u8, source: Ipv6Addr, destination: Ipv6Addr) -> Base6 {
+    Base6::new(source, destination).macs(gateway_mac(eni), eni_mac(eni))
+}
+
+/// A packet one routed hop on, without translation.
+pub(crate) fn hop(frame: &Frame, destination: [u8; 6], source: [u8; 6]) -> Frame {
+    let at = if frame.bytes[12] == 0x86 { 21 } else { 22 };
+    let ttl = frame.bytes[at] - 1;
+    frame
+        .clone()
+        .with(0, destination)
+        .with(6, source)
+        .with(at, [ttl])
+        .seal()
 }
 
 /// Source address, destination address, and the L4 words where ports are.
