@@ -22,6 +22,8 @@ struct Need {
 enum Proof {
     Command(&'static str),
     File(&'static str),
+    /// Distributions put it in one of these places.
+    OneOf(&'static [&'static str]),
 }
 
 const NEEDS: &[Need] = &[
@@ -85,6 +87,34 @@ const NEEDS: &[Need] = &[
         dnf: "iptables-nft",
         reason: "the reference node with the VPC CNI's rules",
     },
+    Need {
+        proof: Proof::Command("containerd"),
+        apt: "containerd",
+        dnf: "containerd",
+        reason: "tests run pods by it, relocated; the machine's own is not used",
+    },
+    Need {
+        proof: Proof::Command("runc"),
+        apt: "runc",
+        dnf: "runc",
+        reason: "the same",
+    },
+    Need {
+        proof: Proof::OneOf(&[
+            "/usr/lib/cni/portmap",
+            "/opt/cni/bin/portmap",
+            "/usr/libexec/cni/portmap",
+        ]),
+        apt: "containernetworking-plugins",
+        dnf: "cni-plugins",
+        reason: "the reference CNI plugins: in chains with ours, and to compare with",
+    },
+    Need {
+        proof: Proof::File("/bin/busybox"),
+        apt: "busybox-static",
+        dnf: "busybox",
+        reason: "what the pods of these tests run",
+    },
 ];
 
 /// Installs what is missing, and says so first.
@@ -131,6 +161,7 @@ fn present(proof: &Proof) -> bool {
     match proof {
         Proof::Command(name) => command_exists(name),
         Proof::File(path) => Path::new(path).exists(),
+        Proof::OneOf(paths) => paths.iter().any(|path| Path::new(path).exists()),
     }
 }
 
