@@ -184,6 +184,7 @@ pub fn hook_config(snapshot: &api::Snapshot, trunk_ifindex: u32, workers: u32) -
             api::Access::Allow => ImdsAccess::Allow,
             api::Access::Deny => ImdsAccess::Deny,
         },
+        offload: None,
         stale_after: crate::pulse::STALE_AFTER,
     }
 }

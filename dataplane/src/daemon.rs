@@ -144,7 +144,7 @@ impl Service for Office {
 
 fn build(args: &Args) -> anyhow::Result<Node> {
     let trunk = Trunk::create(args.workers)?;
-    let hooks = Hooks::load()?;
+    let hooks = Hooks::load(args.flows.saturating_mul(args.workers))?;
     let stamps = StampArray::map(hooks.heartbeat(), MAX_QUEUES)?;
     let nothing = compile::nothing(trunk.kernel_side.mac.unwrap_or_default());
     let live = Arc::new(Live::new(nothing.map_err(|problems| {

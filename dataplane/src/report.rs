@@ -136,6 +136,8 @@ fn hook_report(counters: &HookCounters) -> HookReport {
         to_kernel: counters.to_kernel,
         fallback: counters.fallback,
         to_pod: counters.to_pod,
+        offloaded: counters.offloaded,
+        offloaded_bytes: counters.offloaded_bytes,
         drops: counters
             .drops()
             .map(|(reason, packets)| DropCount {

@@ -319,6 +319,7 @@ fn hooks(hooks: &[HookReport]) -> View {
         number("TO WORKER"),
         number("TO KERNEL"),
         number("TO POD"),
+        number("OFFLOADED"),
         number("DROPS"),
         number("FALLBACK"),
     ];
@@ -330,6 +331,7 @@ fn hooks(hooks: &[HookReport]) -> View {
             hook.to_worker,
             hook.to_kernel,
             hook.to_pod,
+            hook.offloaded,
             drops,
             hook.fallback,
         ];

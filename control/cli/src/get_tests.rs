@@ -129,6 +129,8 @@ fn hook(name: &str, drops: Vec<DropCount>) -> HookReport {
         to_kernel: 30,
         fallback: 2,
         to_pod: 5,
+        offloaded: 0,
+        offloaded_bytes: 0,
         drops,
     }
 }
@@ -223,9 +225,9 @@ fn hooks_keep_the_order_of_the_path() {
     assert_eq!(
         written(&view, Format::Table),
         "\
-HOOK   SEEN  TO WORKER  TO KERNEL  TO POD  DROPS  FALLBACK
-pod     100         60         30       5      5         2
-trunk   100         60         30       5      0         2
+HOOK   SEEN  TO WORKER  TO KERNEL  TO POD  OFFLOADED  DROPS  FALLBACK
+pod     100         60         30       5          0      5         2
+trunk   100         60         30       5          0      0         2
 "
     );
 }

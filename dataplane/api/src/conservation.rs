@@ -19,7 +19,8 @@ impl Counters {
             }
         };
         for hook in &self.hooks {
-            let out = hook.to_worker + hook.to_kernel + hook.to_pod + sum(&hook.drops);
+            let passed = hook.to_worker + hook.to_kernel + hook.to_pod + hook.offloaded;
+            let out = passed + sum(&hook.drops);
             law(format!("hook {}", hook.hook), hook.seen, out);
         }
         for worker in &self.workers {
@@ -126,6 +127,8 @@ mod tests {
             to_kernel: 2,
             fallback: 1,
             to_pod: 0,
+            offloaded: 4,
+            offloaded_bytes: 400,
             drops,
         };
         Counters {
@@ -137,10 +140,10 @@ mod tests {
 
     #[test]
     fn a_packet_without_a_fate_is_a_violation() {
-        assert_eq!(pod_hook(6, 1).violations(), Vec::<String>::new());
-        assert_eq!(pod_hook(7, 1).violations(), ["hook pod: 7 != 6"]);
+        assert_eq!(pod_hook(10, 1).violations(), Vec::<String>::new());
+        assert_eq!(pod_hook(11, 1).violations(), ["hook pod: 11 != 10"]);
         assert_eq!(
-            pod_hook(6, 1).drops(),
+            pod_hook(10, 1).drops(),
             BTreeMap::from([("spoof_ip".to_owned(), 1)])
         );
     }

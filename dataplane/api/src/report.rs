@@ -76,10 +76,11 @@ pub struct DropCount {
 }
 
 /// Counters of one kind of hook. Conservation:
-/// `seen = to_worker + to_kernel + to_pod + sum(drops)`.
+/// `seen = to_worker + to_kernel + to_pod + offloaded + sum(drops)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookReport {
-    /// `pod` (TCX on pod veths), `trunk` (TCX on trunk0), `trunk-rx` (XDP on trunk1) or `uplink` (XDP).
+    /// `pod` (TCX on pod veths), `trunk` (TCX on trunk0), `trunk-rx` (XDP on trunk1),
+    /// `uplink` (XDP) or `uplink-tcx` (TCX behind it: what `uplink` left to the kernel).
     pub hook: String,
     /// Packets the program ran for.
     pub seen: u64,
@@ -91,6 +92,10 @@ pub struct HookReport {
     pub fallback: u64,
     /// Redirected into a pod.
     pub to_pod: u64,
+    /// Carried to where they go, as packets of an offloaded flow.
+    pub offloaded: u64,
+    /// Bytes of their frames as the hook saw them: a super-packet has one header.
+    pub offloaded_bytes: u64,
     /// Dropped, by reason; zero rows left out.
     pub drops: Vec<DropCount>,
 }

@@ -1,5 +1,6 @@
 /*
- * One outcome for every packet: seen = to_worker + to_kernel + to_pod + drops.
+ * One outcome for every packet: seen = to_worker + to_kernel + to_pod + offloaded +
+ * drops.
  *
  * A program names its outcome once, at its end, and `settle` counts it: no path can forget.
  * Fallback is a way to the kernel and is counted in both rows.
@@ -14,13 +15,14 @@ enum outcome {
 	TO_KERNEL,
 	FALLBACK,
 	TO_POD,
+	OFFLOADED,
 	OUTCOME_DROP,
 };
 
 #define DROP(reason) (OUTCOME_DROP + (reason))
 
-/* Counts `packets` with the outcome, and returns the outcome. */
-static __always_inline __u32 settle(__u32 hook, __u32 outcome, __u32 packets)
+/* Counts `packets` of `bytes` in all with the outcome, and returns the outcome. */
+static __always_inline __u32 settle(__u32 hook, __u32 outcome, __u32 packets, __u32 bytes)
 {
 	struct counters *row = counters_of(hook);
 	__u32 reason;
@@ -37,6 +39,9 @@ static __always_inline __u32 settle(__u32 hook, __u32 outcome, __u32 packets)
 		row->fallback += packets;
 	} else if (outcome == TO_POD) {
 		row->to_pod += packets;
+	} else if (outcome == OFFLOADED) {
+		row->offloaded += packets;
+		row->offloaded_bytes += bytes;
 	} else {
 		reason = outcome - OUTCOME_DROP;
 		if (reason < DROP_REASON_COUNT)

@@ -7,5 +7,6 @@
 #include "trunk.bpf.c"
 #include "trunk_rx.bpf.c"
 #include "uplink.bpf.c"
+#include "uplink_tcx.bpf.c"
 
 char LICENSE[] SEC("license") = "Apache-2.0";

@@ -56,6 +56,8 @@ struct config {
 	__u32 imds_allowed;
 	__u32 pad;
 	struct address6 node6; /* zeros: the node has no IPv6 */
+	__u32 offload;	       /* whether flows take their shortcut */
+	__u32 epoch;	       /* only those of this one */
 };
 
 /* When a worker was last found away, and how often that began. */
@@ -69,6 +71,7 @@ enum hook {
 	HOOK_TRUNK,
 	HOOK_TRUNK_RX,
 	HOOK_UPLINK,
+	HOOK_UPLINK_TCX,
 	HOOK_COUNT,
 };
 
@@ -78,6 +81,8 @@ struct counters {
 	__u64 to_kernel;
 	__u64 fallback;
 	__u64 to_pod;
+	__u64 offloaded;
+	__u64 offloaded_bytes;
 	__u64 drops[DROP_REASON_COUNT];
 };
 

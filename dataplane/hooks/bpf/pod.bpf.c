@@ -1,13 +1,14 @@
 /*
  * Hook `pod`: TCX ingress on the host side of a pod's veth. Everything a pod sends comes here.
  *
- * Guards the source (MAC, address, ARP and neighbour discovery) before anything else is looked at, leaves the
- * kernel what is the kernel's, and sends the rest whole, GSO included, to the trunk's queue of
- * the worker that owns the flow. It never changes a byte of the packet.
+ * Guards the source (MAC, address, ARP and neighbour discovery) before anything else is looked
+ * at, carries flows that are offloaded, leaves the kernel what is the kernel's, and sends the rest
+ * whole, GSO included, to the trunk's queue of the worker that owns the flow. It changes no byte
+ * of a packet that it does not carry itself.
  */
 #include "flow_hash.h"
 #include "heartbeat.h"
-#include "tcx.h"
+#include "offload_skb.h"
 
 #define IMDS_ADDRESS bpf_htonl(0xa9fea9fe) /* 169.254.169.254 */
 
@@ -93,7 +94,8 @@ static __always_inline __u32 steer(struct __sk_buff *skb, __u32 hash, const stru
 }
 
 static __always_inline __u32 classify_ip4(struct __sk_buff *skb, const struct frame *frame,
-					  const struct endpoint *pod, const struct config *config)
+					  const struct endpoint *pod, const struct config *config,
+					  int *action)
 {
 	struct iphdr *ip = ip4_header(frame);
 	__u16 sport = 0, dport = 0;
@@ -110,6 +112,11 @@ static __always_inline __u32 classify_ip4(struct __sk_buff *skb, const struct fr
 		return kind;
 	if (kind == KIND_WORKER)
 		return steer(skb, 0, config);
+	if (kind == KIND_PLAIN && guard_link_destination(frame, pod) == TO_WORKER) {
+		outcome = offload_skb4(skb, frame, ip, ZONE_PODS, config, action);
+		if (outcome != TO_WORKER)
+			return outcome;
+	}
 	outcome = classify_destination(ip->daddr, config);
 	if (outcome != TO_WORKER)
 		return outcome;
@@ -129,7 +136,8 @@ static __always_inline __u32 classify_ip4(struct __sk_buff *skb, const struct fr
 
 #include "pod6.h"
 
-static __always_inline __u32 decide_pod(struct __sk_buff *skb, const struct config *config)
+static __always_inline __u32 decide_pod(struct __sk_buff *skb, const struct config *config,
+					int *action)
 {
 	__u32 ifindex = skb->ifindex;
 	struct endpoint *pod = bpf_map_lookup_elem(&endpoints, &ifindex);
@@ -143,18 +151,22 @@ static __always_inline __u32 decide_pod(struct __sk_buff *skb, const struct conf
 	outcome = guard_ethernet(skb, &frame, pod);
 	if (outcome != TO_WORKER)
 		return outcome;
-	return skb->protocol == bpf_htons(ETH_P_IPV6) ? classify_ip6(skb, &frame, pod, config)
-						      : classify_ip4(skb, &frame, pod, config);
+	return skb->protocol == bpf_htons(ETH_P_IPV6)
+		       ? classify_ip6(skb, &frame, pod, config, action)
+		       : classify_ip4(skb, &frame, pod, config, action);
 }
 
 SEC("tcx/ingress")
 int pod(struct __sk_buff *skb)
 {
 	struct config *config = configuration();
-	__u32 packets = packets_of(skb);
-	__u32 outcome = config ? decide_pod(skb, config) : FALLBACK;
+	__u32 packets = packets_of(skb), bytes = skb->len;
+	int action = TCX_NEXT;
+	__u32 outcome = config ? decide_pod(skb, config, &action) : FALLBACK;
 
-	settle(HOOK_POD, outcome, packets);
+	settle(HOOK_POD, outcome, packets, bytes);
+	if (outcome == OFFLOADED)
+		return action;
 	if (config && outcome == TO_WORKER)
 		return bpf_redirect(config->trunk_ifindex, 0);
 	return outcome < OUTCOME_DROP ? TCX_NEXT : TCX_DROP;

@@ -131,7 +131,8 @@ static __always_inline __u32 steer6(struct __sk_buff *skb, const struct frame *f
 }
 
 static __always_inline __u32 classify_ip6(struct __sk_buff *skb, struct frame *frame,
-					  const struct endpoint *pod, const struct config *config)
+					  const struct endpoint *pod, const struct config *config,
+					  int *action)
 {
 	struct ipv6hdr *ip = ip6_header(frame);
 	struct upper upper;
@@ -154,6 +155,12 @@ static __always_inline __u32 classify_ip6(struct __sk_buff *skb, struct frame *f
 		return kind;
 	if (kind == KIND_WORKER)
 		return steer(skb, 0, config);
+	if (kind == KIND_PLAIN && !upper.extended &&
+	    guard_link_destination(frame, pod) == TO_WORKER) {
+		outcome = offload_skb6(skb, frame, ip, ZONE_PODS, config, action);
+		if (outcome != TO_WORKER)
+			return outcome;
+	}
 	if (is_imds6(destination6(ip)))
 		return config->imds_allowed ? TO_KERNEL : DROP(DROP_IMDS);
 	outcome = guard_icmp6(frame, ip, &upper, pod);

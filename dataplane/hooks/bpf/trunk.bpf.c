@@ -37,9 +37,9 @@ int trunk(struct __sk_buff *skb)
 	if (skb->pkt_type == PACKET_OTHERHOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	if (!host_ifindex) {
-		settle(HOOK_TRUNK, TO_KERNEL, packets);
+		settle(HOOK_TRUNK, TO_KERNEL, packets, 0);
 		return TCX_NEXT;
 	}
-	settle(HOOK_TRUNK, TO_POD, packets);
+	settle(HOOK_TRUNK, TO_POD, packets, 0);
 	return bpf_redirect_peer(*host_ifindex, 0);
 }

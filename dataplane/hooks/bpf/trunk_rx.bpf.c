@@ -17,6 +17,6 @@ int trunk_rx(struct xdp_md *xdp)
 		action = bpf_redirect_map(&xsks, TRUNK_SLOT * MAX_QUEUES + queue, XDP_DROP);
 	if (action == XDP_REDIRECT)
 		outcome = TO_WORKER;
-	settle(HOOK_TRUNK_RX, outcome, 1);
+	settle(HOOK_TRUNK_RX, outcome, 1, 0);
 	return action;
 }

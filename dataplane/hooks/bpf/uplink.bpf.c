@@ -7,7 +7,7 @@
  * is away, passes to the kernel.
  */
 #include "heartbeat.h"
-#include "parse.h"
+#include "offload_xdp.h"
 #include "uplink6.h"
 
 #define ICMP_UNREACHABLE 3
@@ -67,10 +67,10 @@ static __always_inline int is_snat_reply(const struct frame *frame, __u8 protoco
 	return 0;
 }
 
-static __always_inline __u32 classify_local(const struct frame *frame, const struct iphdr *ip,
-					    const struct config *config)
+static __always_inline __u32 classify_local(const struct frame *frame, struct iphdr *ip,
+					    const struct config *config, int *action)
 {
-	__u32 kind = ip4_kind(frame, ip);
+	__u32 kind = ip4_kind(frame, ip), outcome;
 
 	if (is_martian_source(ip->saddr))
 		return DROP(DROP_MARTIAN_SRC);
@@ -80,6 +80,11 @@ static __always_inline __u32 classify_local(const struct frame *frame, const str
 		return kind;
 	if (kind == KIND_WORKER)
 		return TO_WORKER;
+	if (kind == KIND_PLAIN) {
+		outcome = offload_xdp4(frame, ip, config, action);
+		if (outcome != TO_WORKER)
+			return outcome;
+	}
 	if (is_multicast(ip->daddr) || is_broadcast(ip->daddr) || kind == KIND_OPTIONS)
 		return TO_KERNEL;
 	if (pod_at(ip->daddr))
@@ -94,7 +99,7 @@ static __always_inline __u32 classify_local(const struct frame *frame, const str
 
 /* TO_WORKER for what a worker forwards or names. */
 static __always_inline __u32 classify_uplink(const struct frame *frame, const struct uplink *uplink,
-					     const struct config *config)
+					     const struct config *config, int *action)
 {
 	struct ethhdr *eth = ethernet(frame);
 	struct iphdr *ip;
@@ -111,13 +116,13 @@ static __always_inline __u32 classify_uplink(const struct frame *frame, const st
 	if (!mac_equal(eth->h_dest, uplink->mac))
 		return TO_WORKER;
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
-		return classify_frame6(frame, config);
+		return classify_frame6(frame, config, action);
 	ip = ip4_header(frame);
-	return ip ? classify_local(frame, ip, config) : TO_WORKER;
+	return ip ? classify_local(frame, ip, config, action) : TO_WORKER;
 }
 
 static __always_inline __u32 decide_uplink(struct xdp_md *xdp, const struct config *config,
-					   const struct uplink *uplink)
+					   const struct uplink *uplink, int *action)
 {
 	struct frame frame = {
 		.data = (void *)(long)xdp->data,
@@ -129,7 +134,7 @@ static __always_inline __u32 decide_uplink(struct xdp_md *xdp, const struct conf
 
 	if (!workers)
 		return FALLBACK;
-	outcome = classify_uplink(&frame, uplink, config);
+	outcome = classify_uplink(&frame, uplink, config, action);
 	if (outcome != TO_WORKER)
 		return outcome;
 	return worker_is_alive(xdp->rx_queue_index % workers, config->stale_ns) ? TO_WORKER
@@ -142,16 +147,18 @@ int uplink(struct xdp_md *xdp)
 	__u32 ifindex = xdp->ingress_ifindex, queue = xdp->rx_queue_index;
 	struct config *config = configuration();
 	struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
-	__u32 outcome = FALLBACK;
-	int action;
+	__u32 outcome = FALLBACK, bytes = bpf_xdp_get_buff_len(xdp);
+	int action = XDP_PASS;
 
 	if (config && uplink && queue < MAX_QUEUES)
-		outcome = decide_uplink(xdp, config, uplink);
+		outcome = decide_uplink(xdp, config, uplink, &action);
 	if (outcome == TO_WORKER && uplink) {
 		action = bpf_redirect_map(&xsks, uplink->slot * MAX_QUEUES + queue, XDP_PASS);
-		settle(HOOK_UPLINK, action == XDP_REDIRECT ? TO_WORKER : FALLBACK, 1);
+		settle(HOOK_UPLINK, action == XDP_REDIRECT ? TO_WORKER : FALLBACK, 1, bytes);
 		return action;
 	}
-	settle(HOOK_UPLINK, outcome, 1);
+	settle(HOOK_UPLINK, outcome, 1, bytes);
+	if (outcome == OFFLOADED)
+		return action;
 	return outcome < OUTCOME_DROP ? XDP_PASS : XDP_DROP;
 }

@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "parse6.h"
+#include "offload_xdp.h"
 
 /* What of this is never a worker's, whoever it is for. */
 static __always_inline int is_for_kernel6(const struct frame *frame, const struct ipv6hdr *ip,
@@ -18,13 +18,13 @@ static __always_inline int is_for_kernel6(const struct frame *frame, const struc
 	return is_nd(icmp6_type(frame, upper)) && ip->hop_limit == ND_HOP_LIMIT;
 }
 
-static __always_inline __u32 classify_local6(const struct frame *frame, const struct ipv6hdr *ip,
-					     const struct config *config)
+static __always_inline __u32 classify_local6(const struct frame *frame, struct ipv6hdr *ip,
+					     const struct config *config, int *action)
 {
 	const struct address6 *source = source6(ip), *destination = destination6(ip);
 	int for_pod = pod_at6(destination) != 0;
 	struct upper upper;
-	__u32 kind;
+	__u32 kind, outcome;
 
 	if (!for_pod && is_unspecified6(&config->node6))
 		return TO_KERNEL;
@@ -37,6 +37,11 @@ static __always_inline __u32 classify_local6(const struct frame *frame, const st
 		return kind;
 	if (kind == KIND_WORKER)
 		return TO_WORKER;
+	if (kind == KIND_PLAIN && !upper.extended) {
+		outcome = offload_xdp6(frame, ip, config, action);
+		if (outcome != TO_WORKER)
+			return outcome;
+	}
 	if (is_for_kernel6(frame, ip, &upper))
 		return TO_KERNEL;
 	if (for_pod)
@@ -45,11 +50,12 @@ static __always_inline __u32 classify_local6(const struct frame *frame, const st
 										     : TO_WORKER;
 }
 
-static __always_inline __u32 classify_frame6(const struct frame *frame, const struct config *config)
+static __always_inline __u32 classify_frame6(const struct frame *frame, const struct config *config,
+					     int *action)
 {
 	struct ipv6hdr *ip = ip6_header(frame);
 
 	if (ip)
-		return classify_local6(frame, ip, config);
+		return classify_local6(frame, ip, config, action);
 	return is_unspecified6(&config->node6) ? TO_KERNEL : TO_WORKER;
 }

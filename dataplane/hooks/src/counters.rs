@@ -1,7 +1,7 @@
 //! What the hooks counted, summed over CPUs.
 //!
 //! Counters only grow while the programs are loaded. For each hook
-//! `seen = to_worker + to_kernel + to_pod + sum(drops)`; a reader that races with a packet may see
+//! `seen = to_worker + to_kernel + to_pod + offloaded + sum(drops)`; a reader that races with a packet may see
 //! one side of the sum a packet early.
 
 use penstock_packet::DropReason;
@@ -17,11 +17,19 @@ pub enum HookKind {
     TrunkRx,
     /// XDP on ENIs.
     Uplink,
+    /// TCX on ENIs, behind XDP.
+    UplinkTcx,
 }
 
 impl HookKind {
     /// Every kind, in the order of its row.
-    pub const ALL: [Self; 4] = [Self::Pod, Self::Trunk, Self::TrunkRx, Self::Uplink];
+    pub const ALL: [Self; 5] = [
+        Self::Pod,
+        Self::Trunk,
+        Self::TrunkRx,
+        Self::Uplink,
+        Self::UplinkTcx,
+    ];
 
     /// Stable name, as reports show it.
     #[must_use]
@@ -31,6 +39,7 @@ impl HookKind {
             Self::Trunk => "trunk",
             Self::TrunkRx => "trunk-rx",
             Self::Uplink => "uplink",
+            Self::UplinkTcx => "uplink-tcx",
         }
     }
 
@@ -41,6 +50,7 @@ impl HookKind {
             Self::Trunk => 1,
             Self::TrunkRx => 2,
             Self::Uplink => 3,
+            Self::UplinkTcx => 4,
         }
     }
 }
@@ -60,6 +70,10 @@ pub struct HookCounters {
     pub fallback: u64,
     /// Redirected into a pod.
     pub to_pod: u64,
+    /// Carried to where they go, as packets of an offloaded flow.
+    pub offloaded: u64,
+    /// Bytes of their frames as the hook saw them: a super-packet has one header.
+    pub offloaded_bytes: u64,
     drops: [u64; DropReason::COUNT],
 }
 
@@ -72,6 +86,8 @@ impl HookCounters {
             to_kernel: 0,
             fallback: 0,
             to_pod: 0,
+            offloaded: 0,
+            offloaded_bytes: 0,
             drops: [0; DropReason::COUNT],
         }
     }
@@ -86,6 +102,8 @@ impl HookCounters {
             &mut self.to_kernel,
             &mut self.fallback,
             &mut self.to_pod,
+            &mut self.offloaded,
+            &mut self.offloaded_bytes,
         ];
         for total in totals.into_iter().chain(&mut self.drops) {
             *total = total.wrapping_add(words.next().unwrap_or(0));

@@ -59,6 +59,16 @@ pub enum HookError {
         #[source]
         source: AttachError,
     },
+    /// An IPv6 flow was to be translated, which the hooks never do.
+    #[error("IPv6 flows are carried untranslated; this one has a translation")]
+    Translation,
+    /// The offloaded flows could not be read in batches.
+    #[error("cannot read the offloaded flows: {source}")]
+    Walk {
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
     /// The object's file descriptors could not be duplicated.
     #[error("cannot keep {what}: {source}")]
     Descriptor {

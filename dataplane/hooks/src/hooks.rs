@@ -14,6 +14,7 @@ use penstock_xsk::{AttachError, link};
 
 use crate::counters::{HookCounters, HookKind};
 use crate::error::HookError;
+use crate::flows::FlowMap;
 use crate::layout::{self, HookConfig, PodEntry};
 use crate::limits::{MAX_KERNEL_CIDRS, MAX_QUEUES, MAX_SLOTS};
 
@@ -66,6 +67,7 @@ struct Programs {
     trunk: OwnedFd,
     trunk_rx: OwnedFd,
     uplink: OwnedFd,
+    uplink_tcx: OwnedFd,
 }
 
 #[derive(Debug)]
@@ -81,16 +83,31 @@ struct Maps {
     lapses: MapHandle,
     config: MapHandle,
     counters: MapHandle,
+    flows4: MapHandle,
+    flows6: MapHandle,
+    pod_devices: MapHandle,
 }
 
 impl Hooks {
     /// Loads the programs. Until [`Self::configure`] they leave everything they do not drop to
-    /// the kernel.
+    /// the kernel. `flows` is the number of offloaded flows, of each family, there is room for.
     ///
     /// # Errors
     /// [`HookError::Load`] when the kernel refuses them.
-    pub fn load() -> Result<Self, HookError> {
-        Self::from_object(&open()?)
+    pub fn load(flows: u32) -> Result<Self, HookError> {
+        Self::from_object(&open(flows)?)
+    }
+
+    /// The offloaded flows, for whoever owns them.
+    ///
+    /// # Errors
+    /// [`HookError::Load`] when the maps' descriptors cannot be duplicated.
+    pub fn flow_map(&self) -> Result<FlowMap, HookError> {
+        let own = |map| MapHandle::try_from(map).map_err(|source| HookError::Load { source });
+        Ok(FlowMap::new(
+            own(&self.maps.flows4)?,
+            own(&self.maps.flows6)?,
+        ))
     }
 
     /// Takes over programs and maps of a loaded object.
@@ -100,6 +117,7 @@ impl Hooks {
             trunk: program(object, "trunk")?,
             trunk_rx: program(object, "trunk_rx")?,
             uplink: program(object, "uplink")?,
+            uplink_tcx: program(object, "uplink_tcx")?,
         };
         let maps = Maps {
             endpoints: map(object, "endpoints")?,
@@ -113,6 +131,9 @@ impl Hooks {
             lapses: map(object, "lapses")?,
             config: map(object, "config")?,
             counters: map(object, "counters")?,
+            flows4: map(object, "flows4")?,
+            flows6: map(object, "flows6")?,
+            pod_devices: map(object, "pod_devices")?,
         };
         Ok(Self {
             programs,
@@ -290,6 +311,27 @@ impl Hooks {
         })
     }
 
+    /// Attaches hook `uplink-tcx` to an ENI, behind XDP. [`Self::attach_uplink`] comes first.
+    ///
+    /// # Errors
+    /// [`HookError::Attach`].
+    pub fn attach_uplink_tcx(&self, ifindex: u32) -> Result<HookLink, HookError> {
+        attach_tcx(HookKind::UplinkTcx, &self.programs.uplink_tcx, ifindex)
+    }
+
+    /// Says that the pod behind this host side takes XDP frames: its own side runs NAPI, which it
+    /// does with GRO on. The interface must be in the caller's network namespace; the kernel takes
+    /// it out when it goes.
+    ///
+    /// # Errors
+    /// [`HookError::Map`].
+    pub fn set_pod_device(&self, ifindex: u32) -> Result<(), HookError> {
+        let index = ifindex.to_ne_bytes();
+        put(&self.maps.pod_devices, &index, &index, || {
+            format!("interface {ifindex}")
+        })
+    }
+
     /// Forgets an uplink: should its hook still be attached, everything there is the kernel's.
     ///
     /// # Errors
@@ -372,7 +414,7 @@ impl Hooks {
     ///
     /// # Errors
     /// [`HookError::Map`].
-    pub fn counters(&self) -> Result<[HookCounters; 4], HookError> {
+    pub fn counters(&self) -> Result<[HookCounters; 5], HookError> {
         let mut all = HookKind::ALL.map(HookCounters::zero);
         for sum in &mut all {
             let key = sum.hook.row().to_ne_bytes();
@@ -397,11 +439,19 @@ impl Hooks {
 }
 
 /// Opens and loads the embedded object.
-pub(crate) fn open() -> Result<Object, HookError> {
-    ObjectBuilder::default()
+pub(crate) fn open(flows: u32) -> Result<Object, HookError> {
+    let failed = |source| HookError::Load { source };
+    let mut object = ObjectBuilder::default()
         .open_memory(OBJECT)
-        .and_then(libbpf_rs::OpenObject::load)
-        .map_err(|source| HookError::Load { source })
+        .map_err(failed)?;
+    for mut map in object.maps_mut() {
+        if map.name() == "flows4" || map.name() == "flows6" {
+            // Two directions a flow.
+            let entries = flows.saturating_mul(2).max(2);
+            map.set_max_entries(entries).map_err(failed)?;
+        }
+    }
+    object.load().map_err(failed)
 }
 
 fn program(object: &Object, name: &'static str) -> Result<OwnedFd, HookError> {

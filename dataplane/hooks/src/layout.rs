@@ -1,6 +1,6 @@
 //! What goes into the maps, and how it lies there.
 //!
-//! The byte layouts mirror the structures in `bpf/maps.h`, field by field; a length that does not
+//! The byte layouts mirror the structures in `bpf/maps.h` and `bpf/flow.h`, field by field; a length that does not
 //! match is refused by libbpf. Addresses and MACs are in network order, everything else in the
 //! machine's.
 
@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::flows::{Ends, Exit, FlowEntry, FlowKey, FlowUsage, Translation, Via, Zone};
 
 /// What all hooks decide by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct HookConfig {
     pub node6: Option<Ipv6Addr>,
     /// Whether pods may reach 169.254.169.254 and fd00:ec2::254.
     pub imds: ImdsAccess,
+    /// Epoch of the offloaded flows that the hooks carry; `None` when they carry none.
+    pub offload: Option<u32>,
     /// Age at which a worker's heartbeat is stale.
     pub stale_after: Duration,
 }
@@ -70,7 +74,7 @@ impl PodEntry {
 }
 
 /// `struct config`.
-pub(crate) fn config(config: &HookConfig) -> [u8; 48] {
+pub(crate) fn config(config: &HookConfig) -> [u8; 56] {
     let none = SnatRange {
         address: Ipv4Addr::UNSPECIFIED,
         first: 1,
@@ -82,7 +86,7 @@ pub(crate) fn config(config: &HookConfig) -> [u8; 48] {
         ImdsAccess::Allow => 1_u32,
         ImdsAccess::Deny => 0,
     };
-    let mut bytes = [0; 48];
+    let mut bytes = [0; 56];
     bytes[0..8].copy_from_slice(&stale_ns.to_ne_bytes());
     bytes[8..12].copy_from_slice(&config.trunk_ifindex.to_ne_bytes());
     bytes[12..16].copy_from_slice(&config.workers.to_ne_bytes());
@@ -91,6 +95,8 @@ pub(crate) fn config(config: &HookConfig) -> [u8; 48] {
     bytes[22..24].copy_from_slice(&snat.last.to_ne_bytes());
     bytes[24..28].copy_from_slice(&imds.to_ne_bytes());
     bytes[32..48].copy_from_slice(&octets6(config.node6));
+    bytes[48..52].copy_from_slice(&u32::from(config.offload.is_some()).to_ne_bytes());
+    bytes[52..56].copy_from_slice(&config.offload.unwrap_or(0).to_ne_bytes());
     bytes
 }
 
@@ -132,4 +138,169 @@ pub(crate) fn cidr6(net: &Ipv6Net) -> [u8; 20] {
 /// `struct address6`; zeros are none.
 fn octets6(address: Option<Ipv6Addr>) -> [u8; 16] {
     address.unwrap_or(Ipv6Addr::UNSPECIFIED).octets()
+}
+
+/// Size of `struct flow`.
+pub(crate) const FLOW_BYTES: usize = 56;
+/// Sizes of `struct flow_key4` and `struct flow_key6`.
+const KEY4_BYTES: usize = 16;
+const KEY6_BYTES: usize = 40;
+
+/// The bytes of a flow's key, of either family.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FlowKeyBytes {
+    bytes: [u8; KEY6_BYTES],
+    length: usize,
+}
+
+impl FlowKeyBytes {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+/// `struct flow_key4` or `struct flow_key6`.
+pub(crate) fn flow_key(key: &FlowKey) -> FlowKeyBytes {
+    let mut bytes = [0; KEY6_BYTES];
+    let ports = match key.ends {
+        Ends::V4 {
+            source,
+            destination,
+        } => {
+            bytes[0..4].copy_from_slice(&source.octets());
+            bytes[4..8].copy_from_slice(&destination.octets());
+            8
+        }
+        Ends::V6 {
+            source,
+            destination,
+        } => {
+            bytes[0..16].copy_from_slice(&source.octets());
+            bytes[16..32].copy_from_slice(&destination.octets());
+            32
+        }
+    };
+    bytes[ports..ports + 2].copy_from_slice(&key.source_port.to_be_bytes());
+    bytes[ports + 2..ports + 4].copy_from_slice(&key.destination_port.to_be_bytes());
+    bytes[ports + 4] = key.protocol;
+    bytes[ports + 5] = match key.zone {
+        Zone::Pods => 0,
+        Zone::Uplinks => 1,
+    };
+    FlowKeyBytes {
+        bytes,
+        length: ports + 8,
+    }
+}
+
+/// The key that lies in `bytes`; `None` for what is none.
+pub(crate) fn parse_flow_key(bytes: &[u8]) -> Option<FlowKey> {
+    let (ends, rest) = match bytes.len() {
+        KEY4_BYTES => {
+            let (addresses, rest) = bytes.split_first_chunk::<8>()?;
+            let [a, b, c, d, e, f, g, h] = *addresses;
+            let ends = Ends::V4 {
+                source: [a, b, c, d].into(),
+                destination: [e, f, g, h].into(),
+            };
+            (ends, rest)
+        }
+        KEY6_BYTES => {
+            let (source, rest) = bytes.split_first_chunk::<16>()?;
+            let (destination, rest) = rest.split_first_chunk::<16>()?;
+            let ends = Ends::V6 {
+                source: (*source).into(),
+                destination: (*destination).into(),
+            };
+            (ends, rest)
+        }
+        _ => return None,
+    };
+    let [s0, s1, d0, d1, protocol, zone, ..] = *rest else {
+        return None;
+    };
+    Some(FlowKey {
+        ends,
+        source_port: u16::from_be_bytes([s0, s1]),
+        destination_port: u16::from_be_bytes([d0, d1]),
+        protocol,
+        zone: match zone {
+            0 => Zone::Pods,
+            1 => Zone::Uplinks,
+            _ => return None,
+        },
+    })
+}
+
+/// `struct flow`, its counters at zero.
+pub(crate) fn flow(entry: &FlowEntry) -> [u8; FLOW_BYTES] {
+    let (rewrite, to) = match entry.translation {
+        Translation::None => (0, None),
+        Translation::Source(to) => (1, Some(to)),
+        Translation::Destination(to) => (2, Some(to)),
+    };
+    let (out, ifindex) = match entry.exit {
+        Exit::Uplink(ifindex) => (0, ifindex),
+        Exit::Pod(ifindex) => (1, ifindex),
+    };
+    let mut bytes = [0; FLOW_BYTES];
+    bytes[24..28].copy_from_slice(&entry.epoch.to_ne_bytes());
+    bytes[28..32].copy_from_slice(&ifindex.to_ne_bytes());
+    if let Some(to) = to {
+        bytes[32..36].copy_from_slice(&to.ip().octets());
+        bytes[36..38].copy_from_slice(&to.port().to_be_bytes());
+    }
+    bytes[38..40].copy_from_slice(&entry.mtu.to_ne_bytes());
+    bytes[40..46].copy_from_slice(&entry.destination_mac);
+    bytes[46..52].copy_from_slice(&entry.source_mac);
+    bytes[52] = rewrite;
+    bytes[53] = out;
+    bytes[54] = match entry.via {
+        Via::Xdp => 1,
+        Via::Tcx => 0,
+    };
+    bytes
+}
+
+/// The counters in a `struct flow`; bytes that are missing count as zero.
+pub(crate) fn flow_usage(bytes: &[u8]) -> FlowUsage {
+    let (words, _) = bytes.as_chunks::<8>();
+    let word = |at: usize| words.get(at).map_or(0, |word| u64::from_ne_bytes(*word));
+    FlowUsage {
+        last_seen_ns: word(0),
+        packets: word(1),
+        bytes: word(2),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_flows_read_back() {
+        let ends4 = Ends::V4 {
+            source: [10, 1, 0, 10].into(),
+            destination: [198, 51, 100, 7].into(),
+        };
+        let ends6 = Ends::V6 {
+            source: [1; 16].into(),
+            destination: [2; 16].into(),
+        };
+        for (ends, length) in [(ends4, KEY4_BYTES), (ends6, KEY6_BYTES)] {
+            for zone in [Zone::Pods, Zone::Uplinks] {
+                let key = FlowKey {
+                    ends,
+                    source_port: 40_000,
+                    destination_port: 443,
+                    protocol: 6,
+                    zone,
+                };
+                let bytes = flow_key(&key);
+                assert_eq!(bytes.as_slice().len(), length);
+                assert_eq!(parse_flow_key(bytes.as_slice()), Some(key));
+            }
+        }
+        assert_eq!(parse_flow_key(&[0; 17]), None);
+    }
 }

@@ -5,10 +5,11 @@
 //! trunk    TCX ingress, trunk0                      to a pod, or the kernel's
 //! trunk-rx XDP, trunk1                              queue w to worker w's socket
 //! uplink   XDP, an ENI                              pods' and SNAT's to the queue's worker; kernel's
+//! uplink-tcx  TCX ingress, an ENI                   offloaded flows into pods; kernel's
 //! ```
 //!
 //! [`Hooks`] loads them, fills their maps and attaches them. Guarantees: every packet a hook sees
-//! is counted once (`seen = to_worker + to_kernel + to_pod + drops`); a worker whose heartbeat is
+//! is counted once (`seen = to_worker + to_kernel + to_pod + offloaded + drops`); a worker whose heartbeat is
 //! stale, or a queue without a socket on an uplink, falls back to the kernel; a link lives exactly
 //! as long as its [`HookLink`]; no program of anybody else is ever detached.
 //!
@@ -17,12 +18,14 @@
 
 mod counters;
 mod error;
+pub mod flows;
 mod hooks;
 mod layout;
 pub mod limits;
 
 pub use counters::{HookCounters, HookKind};
 pub use error::HookError;
+pub use flows::FlowMap;
 pub use hooks::{HookLink, Hooks, Lapse};
 pub use layout::{HookConfig, ImdsAccess, PodEntry, SnatRange};
 

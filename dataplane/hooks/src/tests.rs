@@ -9,6 +9,7 @@ mod heartbeat;
 mod ip6;
 mod namespace;
 mod netns;
+mod offload;
 mod pod;
 mod pod6;
 mod trunk;
@@ -28,6 +29,9 @@ use crate::{HookConfig, HookCounters, HookKind, Hooks, ImdsAccess, PodEntry, Sna
 
 /// Index of `lo`, which test runs without a context come in by, in every network namespace.
 const LOOPBACK: u32 = 1;
+
+/// Offloaded flows there is room for.
+const FLOWS: u32 = 1_000;
 
 const POD_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
@@ -59,6 +63,8 @@ enum Outcome {
     Kernel,
     Fallback,
     Pod,
+    /// With the bytes of the frame.
+    Offloaded(u64),
     Drop(DropReason),
 }
 
@@ -71,7 +77,7 @@ struct Rig {
 
 impl Rig {
     fn new(workers: u32) -> Self {
-        let object = hooks::open().unwrap();
+        let object = hooks::open(FLOWS).unwrap();
         let mut hooks = Hooks::from_object(&object).unwrap();
         hooks.configure(&config(workers)).unwrap();
         hooks.set_pod(&pod()).unwrap();
@@ -118,15 +124,22 @@ impl Rig {
     }
 
     fn run(&self, kind: HookKind, input: ProgramInput<'_>) -> u32 {
+        self.run_to(kind, input).0
+    }
+
+    /// Runs the program; its verdict, and how long a run took.
+    fn run_to(&self, kind: HookKind, input: ProgramInput<'_>) -> (u32, Duration) {
         let name = match kind {
             HookKind::Pod => "pod",
             HookKind::Trunk => "trunk",
             HookKind::TrunkRx => "trunk_rx",
             HookKind::Uplink => "uplink",
+            HookKind::UplinkTcx => "uplink_tcx",
         };
         let object = self.object.borrow_mut();
         let program = object.progs_mut().find(|program| program.name() == name);
-        program.unwrap().test_run(input).unwrap().return_value
+        let output = program.unwrap().test_run(input).unwrap();
+        (output.return_value, output.duration)
     }
 
     /// Runs `kind` once over `frame`; the verdict and every counter must say `outcome`.
@@ -167,9 +180,13 @@ fn apply(counters: &mut HookCounters, outcome: Outcome, packets: u64) {
             counters.fallback += packets;
         }
         Outcome::Pod => counters.to_pod += packets,
+        Outcome::Offloaded(bytes) => {
+            counters.offloaded += packets;
+            counters.offloaded_bytes += bytes;
+        }
         Outcome::Drop(reason) => {
-            let mut row = vec![0; 8 * (5 + DropReason::COUNT)];
-            let at = 8 * (5 + reason.index());
+            let mut row = vec![0; 8 * (7 + DropReason::COUNT)];
+            let at = 8 * (7 + reason.index());
             row[at..at + 8].copy_from_slice(&packets.to_ne_bytes());
             counters.add(&row);
         }
@@ -180,8 +197,8 @@ fn apply(counters: &mut HookCounters, outcome: Outcome, packets: u64) {
 fn verdict(kind: HookKind, outcome: Outcome) -> u32 {
     let xdp = matches!(kind, HookKind::TrunkRx | HookKind::Uplink);
     match outcome {
-        Outcome::Worker | Outcome::Pod if xdp => 4,
-        Outcome::Worker | Outcome::Pod => 7,
+        Outcome::Worker | Outcome::Pod | Outcome::Offloaded(_) if xdp => 4,
+        Outcome::Worker | Outcome::Pod | Outcome::Offloaded(_) => 7,
         Outcome::Kernel | Outcome::Fallback if xdp => 2,
         Outcome::Kernel | Outcome::Fallback => u32::MAX,
         Outcome::Drop(_) if xdp => 1,
@@ -195,6 +212,7 @@ fn config(workers: u32) -> HookConfig {
         workers,
         snat: Some(SNAT),
         node6: Some(NODE6),
+        offload: None,
         imds: ImdsAccess::Deny,
         stale_after: Duration::from_millis(20),
     }

@@ -102,6 +102,7 @@ drop_reasons! {
     Reinject = "reinject", "The packet could not be put on the trunk for the kernel to take.";
     HookNoEndpoint = "hook_no_endpoint", "A hook on the trunk found no pod for a packet marked as a pod's.";
     HookRedirect = "hook_redirect", "A hook could not redirect the packet where it belongs.";
+    HookRewrite = "hook_rewrite", "A hook had begun to rewrite the packet of an offloaded flow and could not end it.";
 }
 
 impl DropReason {

@@ -129,7 +129,7 @@ pub(crate) fn command(stage: &Stage, run_dir: &Path, workers: u32) -> Command {
 
 fn hook_balances(hook: &HookReport) -> bool {
     let drops: u64 = hook.drops.iter().map(|row| row.packets).sum();
-    hook.seen == hook.to_worker + hook.to_kernel + hook.to_pod + drops
+    hook.seen == hook.to_worker + hook.to_kernel + hook.to_pod + hook.offloaded + drops
 }
 
 fn worker_balances(worker: &WorkerReport) -> bool {

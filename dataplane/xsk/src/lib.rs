@@ -17,6 +17,7 @@ pub mod error;
 pub mod ethtool;
 pub mod frame;
 pub mod link;
+pub mod map;
 pub mod packet;
 pub mod port;
 pub mod stamp;

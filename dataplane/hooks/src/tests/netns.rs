@@ -22,7 +22,7 @@ use penstock_xsk::{BindMode, Packet, Port, PortConfig, Umem, UmemConfig};
 use socket2::{Domain, Socket, Type};
 
 use super::namespace::Namespace;
-use super::{OUTSIDE, OUTSIDE6, POD6, config, ip6, monotonic_ns};
+use super::{FLOWS, OUTSIDE, OUTSIDE6, POD6, config, ip6, monotonic_ns};
 use crate::{HookConfig, HookCounters, HookError, HookKind, HookLink, Hooks, PodEntry};
 
 const POD_A: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
@@ -96,7 +96,7 @@ impl Node {
         let pod_a = add_pod(&host, "veth-a", POD_A, [MAC_A, HOST_A]);
         let pod_b = add_pod(&host, "veth-b", POD_B, [MAC_B, HOST_B]);
         let trunk = add_trunk(&host);
-        let mut hooks = Hooks::load().unwrap();
+        let mut hooks = Hooks::load(FLOWS).unwrap();
         let config = HookConfig {
             trunk_ifindex: host.ifindex("trunk0"),
             ..config(2)
@@ -224,7 +224,7 @@ fn heartbeat_id(hooks: &Hooks) -> u32 {
 }
 
 fn assert_conserved(counters: &HookCounters) {
-    let fates = counters.to_worker + counters.to_kernel + counters.to_pod;
+    let fates = counters.to_worker + counters.to_kernel + counters.to_pod + counters.offloaded;
     assert_eq!(
         counters.seen,
         fates + counters.dropped_total(),
@@ -461,7 +461,7 @@ fn what_a_worker_punts_reaches_the_hosts_stack() {
 #[ignore = "needs root and network namespaces"]
 fn somebody_elses_xdp_program_stays() {
     let node = Node::new();
-    let theirs = Arc::new(Hooks::load().unwrap());
+    let theirs = Arc::new(Hooks::load(FLOWS).unwrap());
     let foreign = node.attach_trunk_rx(&theirs).unwrap();
     let error = node.attach_trunk_rx(&node.hooks).unwrap_err();
     let message = std::error::Error::source(&error).unwrap().to_string();
