@@ -3,8 +3,8 @@
 //! Only the first fragment of a datagram has L4 ports. The tracker remembers what the caller
 //! decided for it and tells later fragments, in whatever order they come (RFC 4787 REQ-14, P21 to
 //! P28, P69 to P72). No byte is kept and no packet held: a fragment ahead of its first is
-//! answered [`Later::Wait`] and costs nothing here; the caller holds it for at most [`HOLD`] and
-//! asks again, or drops it.
+//! answered [`Later::Wait`] and costs nothing here; the caller holds it for at most [`HOLD`], in
+//! [`Waiting`], and asks again, or drops it.
 //!
 //! Guarantees: memory is fixed at the start. A datagram's answer never goes to another's fragment:
 //! datagrams are told apart by everything RFC 791 and RFC 8200 tell them apart by, and by the side
@@ -27,6 +27,7 @@
 
 mod slots;
 mod spans;
+mod waiting;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -38,6 +39,7 @@ use crate::key::Zone;
 use crate::seeded::{Seed, mix};
 use slots::{Chains, Links, Queue};
 use spans::{Added, Spans};
+pub use waiting::{HELD, SOURCE_HELD, Waiting};
 
 /// Datagrams followed at a time (P27).
 pub const CONTEXTS: u16 = 1_024;
@@ -88,14 +90,6 @@ impl Datagram {
             protocol,
             zone,
         }
-    }
-
-    /// The worker that follows this datagram: the same for all its fragments, whichever queue
-    /// they came by. Not a flow's owner: that one is known by the ports.
-    #[must_use]
-    pub fn owner(&self, seed: Seed, workers: u16) -> u16 {
-        let hash = self.hash(seed) >> 32;
-        ((hash * u64::from(workers.max(1))) >> 32) as u16
     }
 
     fn hash(&self, seed: Seed) -> u64 {

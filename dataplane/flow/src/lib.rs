@@ -24,6 +24,8 @@ pub mod ports;
 pub mod prefixes;
 pub mod quota;
 mod reject;
+#[cfg(test)]
+mod runs;
 mod seeded;
 mod snapshot;
 mod table;

@@ -327,11 +327,13 @@ impl PortPicker {
 mod tests {
     use super::*;
     use crate::key::Zone;
+    use crate::runs::runs;
     use proptest::prelude::*;
     use std::cell::Cell;
     use std::collections::HashSet;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(runs(256)))]
         /// Slices are consecutive, cover the range, and name their owner.
         #[test]
         fn slices_partition_the_range(a in 1u16.., b in 1u16.., workers in 1u16..40) {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::runs::runs;
 use proptest::prelude::*;
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -258,17 +259,6 @@ fn p27_a_flood_of_many_sources_fills_its_own_side_only() {
     assert_eq!(tracker.len(), 1);
 }
 
-#[test]
-fn owners_are_workers_and_all_of_them() {
-    let mut counts = [0; 3];
-    for id in 0..3_000 {
-        let owner = datagram(0, id, Zone::Pods).owner(SEED, 3);
-        counts[usize::from(owner)] += 1;
-    }
-    assert!(counts.iter().all(|n| (850..1150).contains(n)), "{counts:?}");
-    assert_eq!(datagram(0, 1, Zone::Pods).owner(SEED, 0), 0);
-}
-
 const SMALL: Limits = Limits {
     contexts: 6,
     side: 4,
@@ -393,6 +383,7 @@ fn zone_of(pods: bool) -> Zone {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(runs(1_000)))]
     /// Z5: every answer is the model's, whatever comes in whatever order; what is known goes to
     /// its own datagram only; and no more is kept than may be.
     #[test]
