@@ -111,7 +111,7 @@ fn with_options(head: &[u8], l4_offset: usize) -> Result<(), DropReason> {
 /// 2^16 = 1 modulo that; and byte order does not matter (RFC 1071, 2 (B)). The sum is not 0: the
 /// first byte is not.
 #[inline]
-fn sums_up(header: &[u8; wire::IP4]) -> bool {
+pub(crate) fn sums_up(header: &[u8; wire::IP4]) -> bool {
     let (words, _) = header.as_chunks::<4>();
     let sum: u64 = words
         .iter()

@@ -12,6 +12,7 @@ pub mod build;
 pub mod checksum;
 mod drop_reason;
 mod extension;
+mod glance;
 pub mod hash;
 pub mod icmp;
 mod ip;
@@ -26,6 +27,7 @@ mod udp;
 pub mod wire;
 
 pub use drop_reason::DropReason;
+pub use glance::{Glance4, glance4};
 pub use icmp::{ErrorKind, Neighbor, NeighborKind, neighbor};
 pub use ip::{Fragment, Ip, L4, Parsed, Piece};
 pub use ip6::is_martian_source6;
