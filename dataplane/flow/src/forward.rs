@@ -12,7 +12,7 @@ use crate::key::{Direction, FlowKey, Zone};
 use crate::look::{Look, Plain, Seen};
 use crate::miss::{self, decide_flow, without_flow};
 use crate::table::WayId;
-use crate::{Engine, Ingress, OutIf, Packet, Snapshot, Timestamp, Verdict};
+use crate::{Engine, EngineStats, Ingress, OutIf, Packet, Snapshot, Timestamp, Verdict};
 
 /// Decides and rewrites one packet.
 pub fn forward(
@@ -68,22 +68,33 @@ fn pass<W: Kept>(
     plain: &Plain<W::Key>,
     now: Timestamp,
 ) -> Pass {
-    let mut at = plain.at;
-    let table = &W::flows(engine).table;
-    if !table.is_at(at, &plain.key) {
-        match table.find_at(plain.spot, &plain.key) {
-            Some(found) => at = found,
-            None => return Pass::Miss,
-        }
-    }
-    match engine.renewed::<W>(snapshot, at) {
-        Renewal::Goes => {}
-        Renewal::Waits => return Pass::Stop(Verdict::ToKernel),
-        Renewal::Ended => return Pass::Miss,
-    }
-    let Some(way) = W::flows(engine).table.way(at) else {
-        return Pass::Miss;
+    let (flows, stats) = W::flows_and_stats(engine);
+    let way = flows.table.way_mut(plain.at);
+    let Some(way) = way.filter(|way| is_settled(*way, snapshot, plain)) else {
+        return unsettled::<W>(engine, snapshot, packet, plain, now);
     };
+    go(way, stats, snapshot, packet, (plain, now))
+}
+
+/// Whether a packet is of this way, and neither rules nor state ask for another look.
+#[inline]
+fn is_settled<W: Kept>(way: &W, snapshot: &Snapshot, plain: &Plain<W::Key>) -> bool {
+    let track = way.track();
+    *way.key() == plain.key
+        && track.epoch == snapshot.short_epoch()
+        && track.is_quiet()
+        && !plain.loud
+}
+
+/// Takes a packet the way of its direction.
+#[inline]
+fn go<W: Kept>(
+    way: &mut W,
+    stats: &mut EngineStats,
+    snapshot: &Snapshot,
+    packet: &mut Packet<'_>,
+    (plain, now): (&Plain<W::Key>, Timestamp),
+) -> Pass {
     let Some(hop) = snapshot.hop(way.track().hop) else {
         return Pass::Miss;
     };
@@ -92,15 +103,6 @@ fn pass<W: Kept>(
     if let Err(verdict) = fits {
         return Pass::Stop(verdict);
     }
-    if (plain.loud || !way.track().is_quiet())
-        && let Err(verdict) = speak::<W>(engine, packet, at, now)
-    {
-        return Pass::Stop(verdict);
-    }
-    let (flows, stats) = W::flows_and_stats(engine);
-    let Some(way) = flows.table.way_mut(at) else {
-        return Pass::Miss;
-    };
     let track = way.track_mut();
     track.packets += 1;
     track.bytes += u64::from(plain.ip_length);
@@ -109,6 +111,55 @@ fn pass<W: Kept>(
     way.change(packet.head, &hop.macs);
     stats.translated += u64::from(way.translation().side().is_some());
     Pass::Out(hop.out)
+}
+
+/// A packet whose flow was not where it was thought to be, was decided under other rules, or whose
+/// state it may change.
+#[cold]
+fn unsettled<W: Kept>(
+    engine: &mut Engine,
+    snapshot: &Snapshot,
+    packet: &mut Packet<'_>,
+    plain: &Plain<W::Key>,
+    now: Timestamp,
+) -> Pass {
+    let Some(at) = W::flows(engine).table.find_at(plain.spot, &plain.key) else {
+        return Pass::Miss;
+    };
+    match engine.renewed::<W>(snapshot, at) {
+        Renewal::Goes => {}
+        Renewal::Waits => return Pass::Stop(Verdict::ToKernel),
+        Renewal::Ended => return Pass::Miss,
+    }
+    let quiet = |way: &W| way.track().is_quiet() && !plain.loud;
+    if !W::flows(engine).table.way(at).is_some_and(quiet) {
+        if let Err(verdict) = admits::<W>(engine, snapshot, packet, plain, at) {
+            return Pass::Stop(verdict);
+        }
+        if let Err(verdict) = speak::<W>(engine, packet, at, now) {
+            return Pass::Stop(verdict);
+        }
+    }
+    let (flows, stats) = W::flows_and_stats(engine);
+    match flows.table.way_mut(at) {
+        Some(way) => go(way, stats, snapshot, packet, (plain, now)),
+        None => Pass::Miss,
+    }
+}
+
+/// Whether a packet may go on at all: one that may not must not change the state of its flow.
+fn admits<W: Kept>(
+    engine: &Engine,
+    snapshot: &Snapshot,
+    packet: &Packet<'_>,
+    plain: &Plain<W::Key>,
+    at: WayId,
+) -> Result<(), Verdict> {
+    let way = W::flows(engine).table.way(at);
+    let hop = way.and_then(|way| snapshot.hop(way.track().hop));
+    let hop = hop.ok_or(DropReason::NoUplink)?;
+    let size = (plain.ip_length as usize, plain.dont_fragment);
+    misdirected(snapshot, packet).and(hop.fits(plain.ttl, size, packet.ingress))
 }
 
 /// P05: a frame on an uplink that is for another MAC.
@@ -126,7 +177,6 @@ fn misdirected(snapshot: &Snapshot, packet: &Packet<'_>) -> Result<(), Verdict> 
 }
 
 /// A segment that may change what state its conversation is in.
-#[cold]
 fn speak<W: Kept>(
     engine: &mut Engine,
     packet: &Packet<'_>,

@@ -121,6 +121,11 @@ impl FlowKey {
         }
     }
 
+    /// Both ports, the source's in the high half.
+    const fn ports(&self) -> u32 {
+        (self.source_port as u32) << 16 | self.destination_port as u32
+    }
+
     /// The flow hash, which workers and hooks agree on. It takes identifiers for ports: an echo's
     /// is always the first.
     pub(crate) const fn hash(self) -> u32 {
@@ -169,9 +174,8 @@ const fn ports(l4: &L4) -> Option<(u16, u16)> {
 
 /// Ports, protocol and zone in one word; what is left of it is zero.
 #[inline]
-const fn rest(source_port: u16, destination_port: u16, protocol: u8, zone: Zone) -> u64 {
-    let ports = (source_port as u64) << 16 | destination_port as u64;
-    ports << 16 | (protocol as u64) << 8 | matches!(zone, Zone::Uplinks) as u64
+const fn rest(ports: u32, protocol: u8, zone: Zone) -> u64 {
+    (ports as u64) << 16 | (protocol as u64) << 8 | matches!(zone, Zone::Uplinks) as u64
 }
 
 /// What [`rest`] put together.
@@ -220,19 +224,11 @@ pub(crate) struct Key6([u64; 5]);
 const _: () = assert!(size_of::<Key4>() == 16 && size_of::<Key6>() == 40);
 
 impl Key4 {
-    /// Key of an IPv4 packet with these ports.
+    /// Key of an IPv4 packet: source and destination address, and source and destination port,
+    /// each with the source in the high half.
     #[inline]
-    pub(crate) const fn new(
-        (source, destination): (Ipv4Addr, Ipv4Addr),
-        (source_port, destination_port): (u16, u16),
-        protocol: u8,
-        zone: Zone,
-    ) -> Self {
-        let addresses = (source.to_bits() as u64) << 32 | destination.to_bits() as u64;
-        Self([
-            addresses,
-            rest(source_port, destination_port, protocol, zone),
-        ])
+    pub(crate) const fn of(addresses: u64, ports: u32, protocol: u8, zone: Zone) -> Self {
+        Self([addresses, rest(ports, protocol, zone)])
     }
 }
 
@@ -242,13 +238,8 @@ impl Key for Key4 {
         let (IpAddr::V4(source), IpAddr::V4(destination)) = (key.source, key.destination) else {
             return None;
         };
-        let ports = (key.source_port, key.destination_port);
-        Some(Self::new(
-            (source, destination),
-            ports,
-            key.protocol,
-            key.zone,
-        ))
+        let addresses = u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits());
+        Some(Self::of(addresses, key.ports(), key.protocol, key.zone))
     }
 
     fn unpack(&self) -> FlowKey {
@@ -272,11 +263,11 @@ impl Key for Key4 {
 }
 
 impl Key6 {
-    /// Key of an IPv6 packet with these ports.
+    /// Key of an IPv6 packet; the source port is in the high half of `ports`.
     #[inline]
     pub(crate) const fn new(
         (source, destination): (Ipv6Addr, Ipv6Addr),
-        (source_port, destination_port): (u16, u16),
+        ports: u32,
         protocol: u8,
         zone: Zone,
     ) -> Self {
@@ -286,7 +277,7 @@ impl Key6 {
             source as u64,
             (destination >> 64) as u64,
             destination as u64,
-            rest(source_port, destination_port, protocol, zone),
+            rest(ports, protocol, zone),
         ])
     }
 }
@@ -297,13 +288,8 @@ impl Key for Key6 {
         let (IpAddr::V6(source), IpAddr::V6(destination)) = (key.source, key.destination) else {
             return None;
         };
-        let ports = (key.source_port, key.destination_port);
-        Some(Self::new(
-            (source, destination),
-            ports,
-            key.protocol,
-            key.zone,
-        ))
+        let addresses = (source, destination);
+        Some(Self::new(addresses, key.ports(), key.protocol, key.zone))
     }
 
     fn unpack(&self) -> FlowKey {
@@ -377,7 +363,7 @@ mod tests {
         let source = Ipv6Addr::new(0x2600, 0x1f14, 1, 2, 3, 4, 5, 6);
         for port in 0..=u16::MAX {
             let to = Ipv6Addr::new(0x2600, 0x1f14, 1, 2, 3, 4, 5, port & 0xff);
-            let key = Key6::new((source, to), (port, 443), 6, Zone::Pods);
+            let key = Key6::new((source, to), u32::from(port) << 16 | 443, 6, Zone::Pods);
             buckets[(key.spread(seed) & 255) as usize] += 1;
         }
         // 256 expected in each; six standard deviations are 96.

@@ -12,8 +12,8 @@
 //! an adversary, who would need the seed; an insertion that finds both full is refused.
 //!
 //! [`FlowTable::candidate`] and [`FlowTable::is_at`] are the two steps of a look-up, each with one
-//! load that may miss the cache and no branch on what it loads. A caller with many keys takes the
-//! first step for all of them, then the second, so that the misses overlap.
+//! load that may miss the cache. A caller with many keys takes each step for all of them before
+//! the next, and touches what a step will load before it, so that the misses overlap.
 
 use std::io;
 
@@ -180,6 +180,21 @@ impl<W: Way> FlowTable<W> {
             Some(bucket) => bucket.candidate(spot.tag()),
             None => WayId::NOWHERE,
         }
+    }
+
+    /// Loads what [`Self::candidate`] will read; what it returns has no meaning.
+    #[inline]
+    pub(crate) fn touch_bucket(&self, spot: Spot) -> u64 {
+        let [first, _] = self.places(spot);
+        let bucket = self.buckets.get(first);
+        bucket.map_or(0, |bucket| u64::from(bucket.tags[0]))
+    }
+
+    /// Loads a way; what it returns has no meaning.
+    #[inline]
+    pub(crate) fn touch_way(&self, at: WayId) -> u64 {
+        let way = self.ways.get(at.0 as usize);
+        way.map_or(0, |way| way.track().packets)
     }
 
     /// Whether the way at `at` has this key.
