@@ -1,9 +1,11 @@
 //! Scenarios, generators and reports.
 
+pub mod allocations;
 pub mod drop_at_hook;
 pub mod foreign;
 pub mod generator;
 pub mod inject;
+pub mod pipeline;
 pub mod reference;
 pub mod reference_node;
 pub mod report;

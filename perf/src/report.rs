@@ -31,6 +31,9 @@ pub struct Machine {
     pub processor: String,
     /// Processors online.
     pub cores: usize,
+    /// What counted cycles, where cycles were counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counter: Option<String>,
 }
 
 /// One measured value.
@@ -129,6 +132,7 @@ impl Machine {
                 .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned()),
             processor,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
+            counter: None,
         }
     }
 }

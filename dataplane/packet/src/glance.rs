@@ -52,7 +52,7 @@ pub fn glance4(head: &[u8], length: usize) -> Option<Glance4> {
     let whole = flags & 0x3fff == 0 && wire::ETHERNET + usize::from(ip_length) <= length;
     let from_station = source_mac != 0 && source_mac >> 40 & 1 == 0;
     let (_, ip) = fixed.split_first_chunk::<{ wire::ETHERNET }>()?;
-    if !(plain && whole && from_station) || !sums_up(ip.first_chunk()?) {
+    if !(plain && whole && from_station && sums_up(ip.first_chunk()?)) {
         return None;
     }
     let (acknowledgment, tcp_flags) = match protocol {

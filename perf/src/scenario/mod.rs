@@ -1,6 +1,7 @@
 //! The scenarios by name.
 
 mod egress_snat;
+mod pipeline;
 
 use anyhow::{Result, anyhow};
 
@@ -36,11 +37,18 @@ impl Scenario {
 }
 
 /// All of them.
-pub const ALL: &[Scenario] = &[Scenario {
-    name: "egress-snat",
-    purpose: "pod to outside with SNAT, offload off, beside the kernel path with the VPC CNI's rules",
-    run: egress_snat::run,
-}];
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "egress-snat",
+        purpose: "pod to outside with SNAT, offload off, beside the kernel path with the VPC CNI's rules",
+        run: egress_snat::run,
+    },
+    Scenario {
+        name: "pipeline",
+        purpose: "the flow engine in memory: hit path by flows and batch, first packets, expiry",
+        run: pipeline::run,
+    },
+];
 
 /// Looks a scenario up.
 ///
