@@ -4,6 +4,7 @@
 //! whatever is not named must not move. Everything is loaded anew for each test and pinned
 //! nowhere.
 
+mod carrier;
 mod flow_hash;
 mod heartbeat;
 mod ip6;

@@ -42,17 +42,22 @@ struct Node {
     host: Namespace,
 }
 
-fn text(mac: [u8; 6]) -> String {
+pub(super) fn text(mac: [u8; 6]) -> String {
     mac.map(|octet| format!("{octet:02x}")).join(":")
 }
 
 /// Up, without the packets IPv6 sends by itself: tests count every packet.
-fn silent_up(namespace: &Namespace, name: &str) {
+pub(super) fn silent_up(namespace: &Namespace, name: &str) {
     namespace.command(&format!("ip link set {name} addrgenmode none"));
     namespace.command(&format!("ip link set {name} up"));
 }
 
-fn add_pod(host: &Namespace, name: &str, address: Ipv4Addr, macs: [[u8; 6]; 2]) -> Namespace {
+pub(super) fn add_pod(
+    host: &Namespace,
+    name: &str,
+    address: Ipv4Addr,
+    macs: [[u8; 6]; 2],
+) -> Namespace {
     let pod = Namespace::new();
     let [pod_mac, host_mac] = macs.map(text);
     let tid = pod.tid();
