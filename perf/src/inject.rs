@@ -30,7 +30,7 @@ pub fn frames<'a>(ifname: &str, frames: impl IntoIterator<Item = &'a [u8]>) -> R
     Ok(())
 }
 
-fn link_address(ifname: &str) -> Result<LinkAddr> {
+pub(crate) fn link_address(ifname: &str) -> Result<LinkAddr> {
     getifaddrs()
         .context("list interfaces")?
         .filter(|interface| interface.interface_name == ifname)

@@ -1,6 +1,7 @@
 //! Scenarios, generators and reports.
 
 pub mod allocations;
+pub mod capture;
 pub mod drop_at_hook;
 pub mod foreign;
 pub mod generator;

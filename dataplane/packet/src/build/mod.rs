@@ -130,7 +130,9 @@ impl Frame {
         u16_at(&self.bytes, at::ETHERTYPE) == Some(wire::ETHERTYPE_IP6)
     }
 
-    fn seal_header(self) -> Self {
+    /// Recomputes the IPv4 header checksum only: what is wrong in L4 stays so.
+    #[must_use]
+    pub fn seal_header(self) -> Self {
         if self.is_ip6() {
             return self;
         }
