@@ -56,7 +56,8 @@ fn base6(random: &mut Random) -> Base6 {
     Base6::new(address(random), address(random)).hop_limit(random.byte())
 }
 
-fn any4(random: &mut Random) -> Frame {
+/// A valid frame of IPv4.
+pub(crate) fn any4(random: &mut Random) -> Frame {
     let frame = match random.below(4) {
         0 => base4(random).ip(random.byte(), &random.bytes(80)),
         1 => {
