@@ -46,6 +46,7 @@ pub mod report;
 pub mod rest;
 pub mod server;
 pub mod stats;
+mod timers;
 pub mod trunk;
 pub mod uplink;
 pub mod validate;

@@ -8,12 +8,14 @@ use std::fmt::Display;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use penstock_dataplane_api::{Endpoint, FlowSettings, MacAddr, Snapshot, SnatMode, Uplink};
 
 use penstock_hooks::limits::{MAX_KERNEL_CIDRS, MAX_PODS};
 
+use crate::timers::timeouts;
 use crate::trunk;
 
 /// Most CIDRs in any one list: what the hooks have room for.
@@ -38,8 +40,8 @@ const MTU: RangeInclusive<u32> = 576..=9_216;
 /// Least MTU of an interface with IPv6 (RFC 8200, section 5).
 const MTU6_MIN: u32 = 1_280;
 
-/// Seconds a flow timer may run: what the timer wheel counts, less than ever matters.
-const TIMER_SECONDS: RangeInclusive<u32> = 1..=7 * 24 * 3_600;
+/// Longest a flow timer may run: what the timer wheel counts, less than ever matters.
+const TIMER_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// MSS a clamp may ask for: of the smallest and of the largest IPv4 MTU, less 40 bytes of headers.
 const MSS: RangeInclusive<u16> = 536..=9_176;
@@ -100,19 +102,20 @@ impl Problems {
     }
 
     fn flow(&mut self, flow: &FlowSettings) {
-        let timers = [
-            ("udp", flow.timers.udp_seconds),
-            ("tcp_established", flow.timers.tcp_established_seconds),
-            ("tcp_transitory", flow.timers.tcp_transitory_seconds),
-            ("icmp", flow.timers.icmp_seconds),
-            // No quarantine at all is a choice.
-            ("quarantine", flow.timers.quarantine_seconds.max(1)),
-        ];
-        for (name, seconds) in timers {
-            if !TIMER_SECONDS.contains(&seconds) {
-                let (low, high) = (TIMER_SECONDS.start(), TIMER_SECONDS.end());
-                let place = format!("flow.timers.{name}_seconds");
-                self.add(place, format!("is {seconds}; {low} to {high}"));
+        let timeouts = timeouts(&flow.timers);
+        for error in timeouts.check().err().unwrap_or_default() {
+            let (given, least) = (error.given.as_secs(), error.minimum.as_secs());
+            let place = format!("flow.timers.{}_seconds", error.timer);
+            self.add(
+                place,
+                format!("is {given}; {} wants at least {least}", error.source),
+            );
+        }
+        for (timer, idle) in timeouts.all() {
+            if idle > TIMER_MAX {
+                let (given, most) = (idle.as_secs(), TIMER_MAX.as_secs());
+                let place = format!("flow.timers.{timer}_seconds");
+                self.add(place, format!("is {given}; at most {most}"));
             }
         }
         if flow.flows_per_pod == Some(0) {
@@ -384,7 +387,6 @@ mod tests {
         snapshot.endpoints[1].addresses.remove(0);
         snapshot.uplinks[1].address6 = None;
         snapshot.flow.flows_per_pod = None;
-        snapshot.flow.timers.quarantine_seconds = 0;
         assert_eq!(problems(&snapshot, 4), Vec::<String>::new());
     }
 
@@ -441,10 +443,20 @@ mod tests {
             ("kernel_cidrs[1] 2001:db8::1/64 has host bits", |s| {
                 s.kernel_cidrs.push("2001:db8::1/64".parse().unwrap());
             }),
-            ("flow.timers.udp_seconds", |s| s.flow.timers.udp_seconds = 0),
-            ("flow.timers.quarantine_seconds", |s| {
-                s.flow.timers.quarantine_seconds = u32::MAX;
-            }),
+            (
+                "flow.timers.udp_seconds is 119; RFC 4787 REQ-5 wants at least 120",
+                |s| s.flow.timers.udp_seconds = 119,
+            ),
+            (
+                "flow.timers.quarantine_seconds is 0; RFC 6888 REQ-8 wants at least 120",
+                |s| s.flow.timers.quarantine_seconds = 0,
+            ),
+            (
+                "flow.timers.quarantine_seconds is 4294967295; at most 604800",
+                |s| {
+                    s.flow.timers.quarantine_seconds = u32::MAX;
+                },
+            ),
             ("flow.flows_per_pod", |s| s.flow.flows_per_pod = Some(0)),
             ("flow.mss_clamp", |s| s.flow.mss_clamp = Some(535)),
             ("of eni-2", |s| {

@@ -29,8 +29,8 @@ pub struct FlowTimers {
     pub tcp_transitory_seconds: u32,
     /// ICMP echo; RFC 5508 REQ-2 wants at least 60.
     pub icmp_seconds: u32,
-    /// How long a SNAT port rests after a flow that was not seen to close; RFC 6888 REQ-8 wants
-    /// 120. 0 is none.
+    /// How long a SNAT port rests after a flow that was not seen to close; RFC 6888 REQ-8 wants at
+    /// least 120.
     pub quarantine_seconds: u32,
 }
 

@@ -15,9 +15,6 @@ use std::num::NonZeroU32;
 
 use crate::seeded::{Seed, mix};
 
-/// Flows a pod may have unless configured otherwise (N13).
-pub const DEFAULT_LIMIT: NonZeroU32 = NonZeroU32::new(4_096).unwrap();
-
 /// Most accounts [`Quota::new`] makes room for.
 pub const MAX_ACCOUNTS: u16 = 32_768;
 
@@ -66,6 +63,7 @@ struct Slot {
 #[derive(Debug)]
 pub struct Quota {
     limit: u32,
+    workers: u16,
     seed: Seed,
     slots: Box<[Slot]>,
     buckets: Box<[u16]>,
@@ -74,9 +72,9 @@ pub struct Quota {
 
 impl Quota {
     /// Accounts for up to `accounts` pods that have flows at one time, dead ones' leftovers
-    /// included; at least 1, at most [`MAX_ACCOUNTS`]. `limit` is the whole node's.
+    /// included; at least 1, at most [`MAX_ACCOUNTS`]. There is no limit yet.
     #[must_use]
-    pub fn new(limit: NonZeroU32, workers: u16, accounts: u16, seed: Seed) -> Self {
+    pub fn new(workers: u16, accounts: u16, seed: Seed) -> Self {
         let accounts = accounts.clamp(1, MAX_ACCOUNTS);
         let slot = |index: u16| Slot {
             address: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
@@ -90,12 +88,20 @@ impl Quota {
         };
         let buckets = usize::from(accounts).next_power_of_two();
         Self {
-            limit: limit.get().div_ceil(u32::from(workers.max(1))),
+            limit: u32::MAX,
+            workers: workers.max(1),
             seed,
             slots: (0..accounts).map(slot).collect(),
             buckets: vec![NONE; buckets].into(),
             free: 0,
         }
+    }
+
+    /// Sets how many flows one pod may have on the whole node, from now on. A pod that has more
+    /// keeps them.
+    pub fn set_limit(&mut self, limit: Option<NonZeroU32>) {
+        let share = |limit: NonZeroU32| limit.get().div_ceil(u32::from(self.workers));
+        self.limit = limit.map_or(u32::MAX, share);
     }
 
     /// Flows one pod may have at this worker.
@@ -251,14 +257,16 @@ mod tests {
     }
 
     fn quota(limit: u32, workers: u16, accounts: u16) -> Quota {
-        Quota::new(NonZeroU32::new(limit).unwrap(), workers, accounts, SEED)
+        let mut quota = Quota::new(workers, accounts, SEED);
+        quota.set_limit(NonZeroU32::new(limit));
+        quota
     }
 
     /// T31, T32: a pod that opens flows without end is held at its limit, every refusal is told,
     /// and the others do not notice.
     #[test]
     fn t31_t32_a_flooding_pod_is_held_at_its_limit_alone() {
-        let mut quota = quota(DEFAULT_LIMIT.get(), 1, 64);
+        let mut quota = quota(4_096, 1, 64);
         let mut accounts = Vec::new();
         let mut refused = 0;
         for flow in 0..100_000 {
@@ -286,6 +294,19 @@ mod tests {
         assert_eq!(quota(4_096, 3, 1).limit(), 1_366);
         assert_eq!(quota(1, 8, 1).limit(), 1);
         assert_eq!(quota(7, 0, 0).limit(), 7);
+        assert_eq!(quota(0, 2, 1).limit(), u32::MAX, "no limit");
+    }
+
+    #[test]
+    fn a_new_limit_holds_for_new_flows() {
+        let mut quota = quota(3, 1, 2);
+        let flows: Vec<Account> = (0..3).map(|_| quota.take(pod(0)).unwrap()).collect();
+        quota.set_limit(NonZeroU32::new(1));
+        quota.give(flows[0]);
+        assert_eq!(quota.take(pod(0)), Err(Refused::Limit));
+        assert_eq!(quota.flows(pod(0)), 2);
+        quota.set_limit(None);
+        assert!(quota.take(pod(0)).is_ok());
     }
 
     #[test]

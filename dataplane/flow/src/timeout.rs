@@ -12,16 +12,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use penstock_packet::wire::{PROTOCOL_ICMP, PROTOCOL_TCP};
+use penstock_packet::wire::{PROTOCOL_ICMP, PROTOCOL_ICMP6, PROTOCOL_TCP};
 
 use crate::tcp_state::TcpState;
 
 /// Idle time of a half-open TCP conversation under pressure (F33): three retransmissions of its
 /// SYN at 1, 3 and 7 seconds (RFC 6298) still find it.
 pub const HALF_OPEN_UNDER_PRESSURE: Duration = Duration::from_secs(10);
-
-/// ICMPv6 (RFC 4443).
-const PROTOCOL_ICMP6: u8 = 58;
 
 /// Idle times after which a flow ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,26 +104,35 @@ impl Pressure {
 }
 
 impl Timeouts {
+    /// Every timer with the name of its field.
+    #[must_use]
+    pub const fn all(&self) -> [(&'static str, Duration); 5] {
+        [
+            ("udp", self.udp),
+            ("tcp_established", self.tcp_established),
+            ("tcp_transitory", self.tcp_transitory),
+            ("icmp", self.icmp),
+            ("quarantine", self.quarantine),
+        ]
+    }
+
     /// Compares every timer with its RFC's minimum.
     ///
     /// # Errors
     /// Every timer that is too short.
     pub fn check(&self) -> Result<(), Vec<TimeoutError>> {
         let floors = [
-            ("udp", self.udp, 120, "RFC 4787 REQ-5"),
-            (
-                "tcp_established",
-                self.tcp_established,
-                7_440,
-                "RFC 5382 REQ-5",
-            ),
-            ("tcp_transitory", self.tcp_transitory, 240, "RFC 5382 REQ-5"),
-            ("icmp", self.icmp, 60, "RFC 5508 REQ-2"),
-            ("quarantine", self.quarantine, 120, "RFC 6888 REQ-8"),
+            (120, "RFC 4787 REQ-5"),
+            (7_440, "RFC 5382 REQ-5"),
+            (240, "RFC 5382 REQ-5"),
+            (60, "RFC 5508 REQ-2"),
+            (120, "RFC 6888 REQ-8"),
         ];
-        let errors: Vec<TimeoutError> = floors
+        let errors: Vec<TimeoutError> = self
+            .all()
             .into_iter()
-            .map(|(timer, given, minimum, source)| TimeoutError {
+            .zip(floors)
+            .map(|((timer, given), (minimum, source))| TimeoutError {
                 timer,
                 given,
                 minimum: Duration::from_secs(minimum),
