@@ -25,7 +25,6 @@
 //! its new datagram must not meet the remains of the old. VPP waits 100 ms for IPv6 and 200 ms
 //! for IPv4; two seconds also carry 64 KiB over a path of 300 kbit/s.
 
-mod slots;
 mod spans;
 mod waiting;
 
@@ -37,7 +36,7 @@ use penstock_packet::{DropReason, Piece};
 use crate::Timestamp;
 use crate::key::Zone;
 use crate::seeded::{Seed, mix};
-use slots::{Chains, Links, Queue};
+use crate::slots::{Chains, Links, Queue};
 use spans::{Added, Spans};
 pub use waiting::{HELD, SOURCE_HELD, Waiting};
 

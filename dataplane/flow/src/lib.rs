@@ -27,6 +27,7 @@ mod reject;
 #[cfg(test)]
 mod runs;
 mod seeded;
+mod slots;
 mod snapshot;
 mod table;
 pub mod tcp_state;

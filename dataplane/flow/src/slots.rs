@@ -4,17 +4,17 @@
 //! A slot that does not exist is ignored everywhere; nothing panics or allocates after `new`.
 
 /// No slot.
-pub(super) const NONE: u16 = u16::MAX;
+pub(crate) const NONE: u16 = u16::MAX;
 
 /// Slots by hash: chained buckets, about one slot to each.
 #[derive(Debug)]
-pub(super) struct Chains {
+pub(crate) struct Chains {
     heads: Box<[u16]>,
     next: Box<[u16]>,
 }
 
 impl Chains {
-    pub(super) fn new(slots: u16) -> Self {
+    pub(crate) fn new(slots: u16) -> Self {
         let slots = usize::from(slots);
         Self {
             heads: vec![NONE; slots.next_power_of_two()].into(),
@@ -23,7 +23,7 @@ impl Chains {
     }
 
     /// The slot of this hash for which `is` says yes.
-    pub(super) fn find(&self, hash: u64, is: impl Fn(u16) -> bool) -> Option<u16> {
+    pub(crate) fn find(&self, hash: u64, is: impl Fn(u16) -> bool) -> Option<u16> {
         let mut slot = *self.heads.get(self.bucket(hash))?;
         loop {
             let next = *self.next.get(usize::from(slot))?;
@@ -35,7 +35,7 @@ impl Chains {
     }
 
     /// Adds a slot that is in no chain.
-    pub(super) fn link(&mut self, hash: u64, slot: u16) {
+    pub(crate) fn link(&mut self, hash: u64, slot: u16) {
         let bucket = self.bucket(hash);
         if let Some(head) = self.heads.get_mut(bucket)
             && let Some(next) = self.next.get_mut(usize::from(slot))
@@ -46,7 +46,7 @@ impl Chains {
     }
 
     /// Takes out a slot that was added with this hash.
-    pub(super) fn unlink(&mut self, hash: u64, slot: u16) {
+    pub(crate) fn unlink(&mut self, hash: u64, slot: u16) {
         let bucket = self.bucket(hash);
         let after = self.next.get(usize::from(slot)).copied().unwrap_or(NONE);
         let Some(mut link) = self.heads.get_mut(bucket) else {
@@ -69,13 +69,13 @@ impl Chains {
 
 /// A slot's neighbours in a queue.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Links {
+pub(crate) struct Links {
     older: u16,
     younger: u16,
 }
 
 impl Links {
-    pub(super) const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         older: NONE,
         younger: NONE,
     };
@@ -83,24 +83,24 @@ impl Links {
 
 /// Slots in the order in which they came.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     oldest: u16,
     youngest: u16,
     length: u16,
 }
 
 impl Queue {
-    pub(super) const EMPTY: Self = Self {
+    pub(crate) const EMPTY: Self = Self {
         oldest: NONE,
         youngest: NONE,
         length: 0,
     };
 
-    pub(super) const fn length(&self) -> u16 {
+    pub(crate) const fn length(&self) -> u16 {
         self.length
     }
 
-    pub(super) const fn oldest(&self) -> Option<u16> {
+    pub(crate) const fn oldest(&self) -> Option<u16> {
         match self.oldest {
             NONE => None,
             slot => Some(slot),
@@ -108,7 +108,7 @@ impl Queue {
     }
 
     /// Adds a slot that is in no queue of these links.
-    pub(super) fn push(&mut self, links: &mut [Links], slot: u16) {
+    pub(crate) fn push(&mut self, links: &mut [Links], slot: u16) {
         let Some(own) = links.get_mut(usize::from(slot)) else {
             return;
         };
@@ -125,7 +125,7 @@ impl Queue {
     }
 
     /// Takes out a slot that is in this queue.
-    pub(super) fn remove(&mut self, links: &mut [Links], slot: u16) {
+    pub(crate) fn remove(&mut self, links: &mut [Links], slot: u16) {
         let Some(Links { older, younger }) = links.get(usize::from(slot)).copied() else {
             return;
         };
