@@ -3,25 +3,29 @@
 //! Attaching and detaching pods is in [`crate::attach`] and [`crate::detach`], keeping addresses in stock in
 //! [`crate::provision`]. No lock is held while waiting for anything outside.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use penstock_control_api::{AttachmentKey, Failure, Request, Response, Status};
 use penstock_dataplane_api::SnatMode;
 use tokio::sync::{Notify, OwnedMutexGuard};
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, MachineClock, Timestamp};
 use crate::config::Config;
+use crate::discover::{self, Found, PlugError};
 use crate::ec2::{Ec2, Instance};
 use crate::ipam::plan;
 use crate::journal::Journal;
-use crate::node::Node;
+use crate::node::{Node, NodeError, priority, table_of};
 use crate::policy::{self, Policy, PolicyError};
+use crate::provision::Site;
 use crate::publish::Publisher;
-use crate::state::State;
+use crate::state::{NodeEni, State};
 
 /// Longest wait for the dataplane before a pod goes on without it.
 pub const DATAPLANE_PATIENCE: Duration = Duration::from_secs(1);
@@ -159,9 +163,11 @@ impl Agent {
     pub fn status(&self) -> Status {
         let progress = self.publisher.progress();
         let state = self.lock();
-        let capacity = plan::capacity(self.config.targets, state.limits, state.unmanaged);
-        let pool = state.pool.report(Timestamp::now(), capacity);
+        let now = Timestamp::now();
+        let capacity = plan::capacity(&state.situation(&self.config, 0, now));
+        let pool = state.pool.report(now, capacity);
         let trouble = state.trouble.as_ref().map(|trouble| trouble.text.clone());
+        let trouble = trouble.or_else(|| self.ec2.trouble());
         let refused = Some(progress.problem).filter(|problem| !problem.is_empty());
         let problems: Vec<String> = trouble.into_iter().chain(refused).collect();
         Status {
@@ -217,6 +223,11 @@ impl Agent {
         })
     }
 
+    /// Keeps addresses in stock, for as long as the agent runs.
+    pub async fn keep_in_stock(self: Arc<Self>) {
+        crate::provision::keep_in_stock(self).await;
+    }
+
     /// The state. Never keep the guard across an await.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         locked(&self.state)
@@ -233,6 +244,100 @@ impl Agent {
         Waiting {
             count: &self.waiting,
         }
+    }
+}
+
+impl Site for Agent {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    fn ec2(&self) -> &dyn Ec2 {
+        self.ec2.as_ref()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        locked(&self.state)
+    }
+
+    fn clock(&self) -> &dyn Clock {
+        &MachineClock
+    }
+
+    fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    fn kick(&self) -> &Notify {
+        &self.pool_kick
+    }
+
+    fn changed(&self) {
+        self.pool_changed.notify_waiters();
+    }
+
+    fn plug<'a>(&'a self, found: &'a Found) -> BoxFuture<'a, Result<NodeEni, PlugError>> {
+        Box::pin(async move {
+            let eni = discover::plug(&self.node, &self.config, found).await?;
+            self.eni_added.notify_one();
+            Ok(eni)
+        })
+    }
+
+    fn unplug<'a>(&'a self, eni: &'a NodeEni) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let table = table_of(eni.device_number);
+            let rule = self
+                .node
+                .delete_rule_from(eni.address, table, priority::FROM_ENI)
+                .await;
+            if let Err(error) = rule {
+                tracing::warn!(%error, eni = %eni.eni_id, "an ENI's rule was not removed");
+            }
+        })
+    }
+
+    fn plugged_in<'a>(&'a self, eni: &'a NodeEni) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let found = self
+                .node
+                .link_by_mac(eni.mac, &self.config.veth_prefix)
+                .await;
+            // Not knowing is no reason to let go.
+            !matches!(found, Ok(None))
+        })
+    }
+
+    fn live(&self) -> BoxFuture<'_, Result<HashSet<Ipv4Addr>, NodeError>> {
+        Box::pin(async {
+            let links = self.node.links().await?;
+            let routes = self.node.pod_routes().await?;
+            let prefix = &self.config.veth_prefix;
+            let pods: HashSet<u32> = links
+                .iter()
+                .filter(|link| link.veth && link.name.starts_with(prefix))
+                .map(|link| link.index)
+                .collect();
+            let live = routes.into_iter().filter(|(_, oif)| pods.contains(oif));
+            Ok(live.map(|(address, _)| address).collect())
+        })
+    }
+
+    fn publish(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async {
+            let ticket = self.publisher.changed();
+            self.publisher.settled(ticket, DATAPLANE_PATIENCE).await;
+            let refreshed = self.refresh_policy().await;
+            refreshed.map_err(|error| error.to_string())
+        })
+    }
+
+    fn persist(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(self.journal.persist())
     }
 }
 

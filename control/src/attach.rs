@@ -11,7 +11,7 @@ use sha1::{Digest, Sha1};
 
 use crate::agent::{Agent, DATAPLANE_PATIENCE, failure};
 use crate::clock::Timestamp;
-use crate::ipam::plan::{self, Action, Situation};
+use crate::ipam::plan;
 use crate::ipam::pool::Exhausted;
 use crate::ipam::{PodLink, Record};
 use crate::node::NodeError;
@@ -176,28 +176,28 @@ impl Agent {
         {
             return false;
         }
-        let situation = Situation {
-            enis: &state.pool.views(Timestamp::now()),
-            unmanaged: state.unmanaged,
-            targets: self.config.targets,
-            limits: state.limits,
-            starving: true,
-        };
-        let draining = situation.enis.iter().any(|eni| eni.draining);
-        draining || plan::next_action(&situation) != Action::Rest
+        plan::can_grow(&state.situation(&self.config, 1, Timestamp::now()))
+            || state.enis.values().any(|eni| eni.leaving)
     }
 
     fn no_address(&self, exhausted: &Exhausted) -> Failure {
         let state = self.lock();
-        let capacity = plan::capacity(self.config.targets, state.limits, state.unmanaged);
-        let report = state.pool.report(Timestamp::now(), capacity);
+        let now = Timestamp::now();
+        let capacity = plan::capacity(&state.situation(&self.config, 1, now));
+        let report = state.pool.report(now, capacity);
+        let slow = self.ec2.trouble();
         let (code, cause) = match &state.trouble {
+            _ if slow.is_some() => (code::TRY_AGAIN, slow.unwrap_or_default()),
             Some(trouble) if trouble.passing => (code::TRY_AGAIN, trouble.text.clone()),
             Some(trouble) => (code::NO_ADDRESS, trouble.text.clone()),
             None if exhausted.cooling > 0 => {
                 let cause =
                     "addresses rest after use; lower IP_COOLDOWN_PERIOD or use a larger pool";
                 (code::TRY_AGAIN, cause.to_owned())
+            }
+            None if !self.config.provisioning => {
+                let cause = "nothing is changed in EC2 by DISABLE_NETWORK_RESOURCE_PROVISIONING or ENABLE_IMDS_ONLY_MODE";
+                (code::NO_ADDRESS, cause.to_owned())
             }
             None if report.total >= capacity => {
                 let cause = "the instance type holds no more; use a larger one or fewer pods";

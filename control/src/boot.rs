@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::agent::{Agent, Places};
-use crate::clock::{Timestamp, boot_id};
+use crate::clock::{MachineClock, Timestamp, boot_id};
 use crate::config::Config;
-use crate::discover::{self, Discovery, PlugError};
-use crate::ec2::{Ec2, Ec2Error, Instance};
+use crate::discover::{self, Discovery, Origin, PlugError, Trust};
+use crate::ec2::{Ec2, Ec2Error, Instance, known_limits};
 use crate::ipam::checkpoint::{self, Checkpoint, Loaded};
 use crate::ipam::plan::Limits;
 use crate::ipam::pool::Pool;
@@ -23,8 +23,12 @@ use crate::restore::{self, Kernel};
 use crate::server;
 use crate::state::State;
 
-/// Longest wait between attempts to reach the cloud.
+/// Longest wait between attempts to reach the metadata service.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// Longest wait for EC2: pods that run already need nothing from it.
+const EC2_PATIENCE: Duration = Duration::from_secs(1);
+/// Longest wait for the limits of an instance type that is in no table.
+const LIMITS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Directories and settings of one agent.
 #[derive(Debug, Clone)]
@@ -67,13 +71,19 @@ pub async fn boot(setup: &Setup, ec2: Arc<dyn Ec2>) -> Result<Arc<Agent>, BootEr
     let checkpoint = load(setup)?;
     let node = Node::open()?;
     let instance = until_done("instance identity", || ec2.instance()).await;
-    let discovery = until_done("ENIs", || discover::discover(ec2.as_ref(), &instance.id)).await;
-    let limits = limits(ec2.as_ref(), &instance, &discovery).await;
+    let discovery = look(setup, ec2.as_ref(), &instance, &checkpoint).await;
+    let limits = limits(setup, ec2.as_ref(), &instance, &discovery).await;
     tracing::info!(
         instance = %instance.id, instance_type = %instance.instance_type,
         enis = limits.enis, addresses_per_eni = limits.addresses_per_eni, "this is the node"
     );
     let mut state = State::new(Pool::new(setup.config.cooldown), limits);
+    for returned in &checkpoint.returned {
+        state.pool.set_returned(returned.what, returned.at);
+    }
+    if discovery.complete {
+        state.looked_at_ec2 = Some(Timestamp::now());
+    }
     plug_all(&node, setup, &discovery, &mut state).await?;
     settings(&node, setup).await?;
     bring_back(&node, setup, checkpoint, &mut state).await?;
@@ -91,29 +101,47 @@ pub async fn boot(setup: &Setup, ec2: Arc<dyn Ec2>) -> Result<Arc<Agent>, BootEr
     Ok(agent)
 }
 
-/// The checkpoint of this boot; `None` sends [`restore::decide`] to the kernel.
-fn load(setup: &Setup) -> Result<Option<Checkpoint>, BootError> {
+/// The metadata service is needed; EC2 confirms what it says if it answers soon.
+async fn look(
+    setup: &Setup,
+    ec2: &dyn Ec2,
+    instance: &Instance,
+    checkpoint: &Checkpoint,
+) -> Discovery {
+    let observed = until_done("ENIs", || discover::observe(ec2)).await;
+    if setup.config.imds_only {
+        return discover::combine(&observed, None, &Trust::All);
+    }
+    let told = discover::ask(ec2, instance, &setup.config, (&MachineClock, EC2_PATIENCE)).await;
+    let of_pods = checkpoint.attachments.iter().map(|pod| &pod.eni_id);
+    let known = of_pods.chain(&checkpoint.enis).cloned().collect();
+    discover::combine(&observed, told.as_ref(), &Trust::Known(known))
+}
+
+/// What is known from before: of this boot all of it, of an earlier one which addresses were in use; nothing sends
+/// [`restore::decide`] to the kernel alone.
+fn load(setup: &Setup) -> Result<Checkpoint, BootError> {
     let wrong = |what: &str| {
         let what = format!("{what} in {}", setup.state_dir.display());
         move |error| BootError::Files(what, error)
     };
     let boot = boot_id().map_err(|error| BootError::Files("boot id".to_owned(), error))?;
     match checkpoint::load(&setup.state_dir).map_err(wrong("checkpoint"))? {
-        Loaded::Absent => Ok(None),
-        Loaded::Good(checkpoint) if checkpoint.boot_id == boot => Ok(Some(checkpoint)),
+        Loaded::Absent => Ok(Checkpoint::default()),
+        Loaded::Good(checkpoint) if checkpoint.boot_id == boot => Ok(checkpoint),
         Loaded::Good(stale) => {
             tracing::info!(
                 pods = stale.attachments.len(),
                 "the checkpoint is of an earlier boot"
             );
-            Ok(None)
+            Ok(stale.after_reboot(Timestamp::now()))
         }
         Loaded::Bad { reason, aside } => {
             tracing::error!(
                 %reason, aside = %aside.display(),
                 "the checkpoint is damaged; rebuilding from the kernel's interfaces and routes"
             );
-            Ok(None)
+            Ok(Checkpoint::default())
         }
     }
 }
@@ -133,24 +161,35 @@ where
     }
 }
 
-/// Without an answer the node keeps what it has and does not grow.
-async fn limits(ec2: &dyn Ec2, instance: &Instance, discovery: &Discovery) -> Limits {
-    match ec2.limits(&instance.instance_type).await {
-        Ok(limits) => limits,
-        Err(error) => {
-            tracing::error!(%error, "limits unknown; the pool stays as it is until the next start");
-            let most = discovery
-                .enis
-                .iter()
-                .map(|eni| eni.secondaries.len())
-                .max()
-                .unwrap_or(0);
-            let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            Limits {
-                enis: count(discovery.enis.len()),
-                addresses_per_eni: count(most) + 1,
-            }
-        }
+/// From the table of common types, else from EC2; without an answer the node keeps what it has and does not grow.
+async fn limits(
+    setup: &Setup,
+    ec2: &dyn Ec2,
+    instance: &Instance,
+    discovery: &Discovery,
+) -> Limits {
+    if let Some(limits) = known_limits(&instance.instance_type) {
+        return limits;
+    }
+    let problem = match setup.config.imds_only {
+        true => "EC2 is not to be asked".to_owned(),
+        false => match timeout(LIMITS_PATIENCE, ec2.limits(&instance.instance_type)).await {
+            Ok(Ok(limits)) => return limits,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "EC2 does not answer".to_owned(),
+        },
+    };
+    tracing::error!(
+        problem, instance_type = %instance.instance_type,
+        "limits unknown; the pool stays as it is until the next start"
+    );
+    let most = discovery.enis.iter();
+    let most = most.map(|eni| eni.secondaries.len() + eni.prefixes.len());
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Limits {
+        enis: count(discovery.enis.len()),
+        addresses_per_eni: count(most.max().unwrap_or(0)) + 1,
+        prefixes: false,
     }
 }
 
@@ -161,13 +200,10 @@ async fn plug_all(
     state: &mut State,
 ) -> Result<(), BootError> {
     state.vpc_cidrs.clone_from(&discovery.vpc_cidrs);
-    for found in &discovery.enis {
-        if !found.managed {
-            state.unmanaged += 1;
-            continue;
-        }
+    discover::note_foreign(state, discovery);
+    for found in discovery.enis.iter().filter(|found| found.managed) {
         match discover::plug(node, &setup.config, found).await {
-            Ok(eni) => discover::enter(state, eni, found, Timestamp::now()),
+            Ok(eni) => discover::enter(state, eni, found, Origin::Sighted, Timestamp::now()),
             Err(error) if found.device_number == 0 => return Err(error.into()),
             Err(error) => tracing::error!(%error, eni = %found.eni_id, "an ENI is not used"),
         }
@@ -185,7 +221,7 @@ async fn settings(node: &Node, setup: &Setup) -> Result<(), BootError> {
 async fn bring_back(
     node: &Node,
     setup: &Setup,
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Checkpoint,
     state: &mut State,
 ) -> Result<(), BootError> {
     let kernel = Kernel {

@@ -10,56 +10,15 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use penstock_dataplane_api::{Access, PortChoice, PortRange, SnatMode};
 
-use crate::ipam::plan::Targets;
+use crate::ipam::plan::{Kind, Targets};
+
+pub mod table;
+
+use table::*;
+pub use table::{Support, VARIABLES, Variable};
 
 /// sysexits.h EX_CONFIG is 78, EX_USAGE 64; the house uses 64 for any bad configuration.
 pub const EXIT_BAD_CONFIG: u8 = 64;
-
-/// One setting: its name, the value when it is unset, and what it means.
-#[derive(Debug, Clone, Copy)]
-pub struct Variable {
-    /// Name in the environment.
-    pub name: &'static str,
-    /// Value when unset or empty.
-    pub default: &'static str,
-    /// One line for people.
-    pub meaning: &'static str,
-}
-
-macro_rules! variables {
-    ($($(#[$doc:meta])* $id:ident = $name:literal, $default:literal, $meaning:literal;)*) => {
-        $($(#[$doc])* #[doc = $meaning] pub const $id: Variable =
-            Variable { name: $name, default: $default, meaning: $meaning };)*
-        /// Every setting the agent reads.
-        pub const VARIABLES: &[Variable] = &[$($id),*];
-    };
-}
-
-variables! {
-    WARM_ENI_TARGET = "WARM_ENI_TARGET", "1", "spare ENIs' worth of free addresses to keep";
-    MAX_ENI = "MAX_ENI", "", "most ENIs to use; empty means the instance's limit";
-    IP_COOLDOWN_PERIOD = "IP_COOLDOWN_PERIOD", "30", "seconds an address rests after use";
-    ENI_MTU = "AWS_VPC_ENI_MTU", "9001", "MTU of the ENIs, 576 to 9001";
-    POD_MTU = "POD_MTU", "", "MTU of the pods; empty means that of the ENIs";
-    EXTERNALSNAT = "AWS_VPC_K8S_CNI_EXTERNALSNAT", "false", "true: the node does no SNAT";
-    EXCLUDE_SNAT_CIDRS = "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "",
-        "comma list of IPv4 networks reached without SNAT";
-    RANDOMIZESNAT = "AWS_VPC_K8S_CNI_RANDOMIZESNAT", "prng", "prng, hashrandom or none";
-    VETHPREFIX = "AWS_VPC_K8S_CNI_VETHPREFIX", "eni", "prefix of host interfaces, 1 to 4 characters";
-    EC2_ENDPOINT = "AWS_EC2_ENDPOINT", "", "URL of the EC2 API instead of the region's";
-    ADDITIONAL_ENI_TAGS = "ADDITIONAL_ENI_TAGS", "{}", "JSON object of tags for new ENIs";
-    CLUSTER_NAME = "CLUSTER_NAME", "", "tag value that marks the cluster's ENIs";
-    NODE_NAME = "MY_NODE_NAME", "", "Kubernetes name of the node; empty means the instance id";
-    SNAT_PORTS = "PENSTOCK_SNAT_PORTS", "11000-29999", "L4 ports the dataplane translates to";
-    SERVICE_CIDRS = "PENSTOCK_SERVICE_CIDRS", "", "comma list of Service networks, left to kube-proxy";
-    POD_IMDS = "PENSTOCK_POD_IMDS", "deny", "deny or allow pods the instance metadata service";
-    WARM_IP_TARGET = "WARM_IP_TARGET", "", "not built yet, ignored with a warning";
-    MINIMUM_IP_TARGET = "MINIMUM_IP_TARGET", "", "not built yet, ignored with a warning";
-    ENABLE_PREFIX_DELEGATION = "ENABLE_PREFIX_DELEGATION", "false", "not built yet, refused";
-    CUSTOM_NETWORK = "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "false", "not built yet, refused";
-    ENABLE_POD_ENI = "ENABLE_POD_ENI", "false", "not built yet, refused";
-    ENABLE_IPV6 = "ENABLE_IPv6", "false", "not built yet, refused";
-}
 
 /// Where settings come from.
 pub trait Source {
@@ -86,7 +45,7 @@ impl Source for BTreeMap<&str, &str> {
 /// Validated settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// WARM_ENI_TARGET and MAX_ENI.
+    /// How many addresses, prefixes and ENIs to have.
     pub targets: Targets,
     /// Rest of an address after use.
     pub cooldown: Duration,
@@ -116,6 +75,18 @@ pub struct Config {
     pub service_cidrs: Vec<Ipv4Net>,
     /// Whether pods may reach the instance metadata service.
     pub imds: Access,
+    /// Whether ENIs that others attached without our tag are ours to use.
+    pub manage_untagged: bool,
+    /// New ENIs also in subnets tagged for pods.
+    pub subnet_discovery: bool,
+    /// Nothing is changed in EC2.
+    pub provisioning: bool,
+    /// EC2 is not called at all.
+    pub imds_only: bool,
+    /// ENIs that other nodes left behind are deleted.
+    pub leak_sweep: bool,
+    /// Longest a call to EC2 may take.
+    pub call_deadline: Duration,
     /// What was set but is not honoured; for the log.
     pub warnings: Vec<String>,
 }
@@ -149,19 +120,14 @@ impl Config {
         let mut reader = Reader {
             source,
             problems: Vec::new(),
+            warnings: Vec::new(),
         };
+        reader.unsupported();
         let eni_mtu = reader.mtu(ENI_MTU).unwrap_or(9001);
-        let mut config = Self {
-            targets: Targets {
-                warm_enis: reader.number(WARM_ENI_TARGET, 0..=16).unwrap_or(1),
-                max_enis: reader.optional(MAX_ENI, |reader| reader.number(MAX_ENI, 0..=1000)),
-            },
-            cooldown: Duration::from_secs(
-                reader
-                    .number(IP_COOLDOWN_PERIOD, 0..=86_400)
-                    .unwrap_or(30)
-                    .into(),
-            ),
+        let imds_only = reader.boolean(IMDS_ONLY);
+        let config = Self {
+            targets: reader.targets(),
+            cooldown: reader.seconds(IP_COOLDOWN_PERIOD, 0..=86_400),
             eni_mtu,
             pod_mtu: reader
                 .optional(POD_MTU, |reader| reader.mtu(POD_MTU))
@@ -180,28 +146,16 @@ impl Config {
             node_name: reader.text(NODE_NAME),
             service_cidrs: reader.networks(SERVICE_CIDRS),
             imds: reader.access(POD_IMDS),
-            warnings: Vec::new(),
+            manage_untagged: reader.boolean(MANAGE_UNTAGGED_ENI),
+            subnet_discovery: reader.boolean(ENABLE_SUBNET_DISCOVERY),
+            provisioning: !reader.boolean(NO_PROVISIONING) && !imds_only,
+            imds_only,
+            leak_sweep: !reader.boolean(NO_LEAK_SWEEP),
+            call_deadline: reader.seconds(HTTP_TIMEOUT, 10..=600),
+            warnings: reader.warnings.clone(),
         };
         if config.pod_mtu > config.eni_mtu {
             reader.problem(POD_MTU, "is above AWS_VPC_ENI_MTU");
-        }
-        for variable in [
-            ENABLE_PREFIX_DELEGATION,
-            CUSTOM_NETWORK,
-            ENABLE_POD_ENI,
-            ENABLE_IPV6,
-        ] {
-            if reader.boolean(variable) {
-                reader.problem(variable, "is not supported yet; unset it");
-            }
-        }
-        for variable in [WARM_IP_TARGET, MINIMUM_IP_TARGET] {
-            if let Some(value) = reader.text(variable).filter(|value| value != "0") {
-                config.warnings.push(format!(
-                    "{}={value} is not supported yet; WARM_ENI_TARGET={} decides instead",
-                    variable.name, config.targets.warm_enis
-                ));
-            }
         }
         match reader.problems.is_empty() {
             true => Ok(config),
@@ -216,9 +170,54 @@ impl Config {
 struct Reader<'a, S: Source> {
     source: &'a S,
     problems: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl<S: Source> Reader<'_, S> {
+    /// Values of variables that are not honoured: refused or reported, never dropped in silence.
+    fn unsupported(&mut self) {
+        for variable in VARIABLES {
+            let value = self.raw(*variable);
+            if value == variable.default || same_truth(&value, variable.default) {
+                continue;
+            }
+            match variable.support {
+                Support::Honoured => {}
+                Support::Refused(why) => {
+                    let rather = match variable.default {
+                        "" => "unset it".to_owned(),
+                        default => format!("leave it at {default}"),
+                    };
+                    self.problem(*variable, format_args!("is not supported: {why}; {rather}"));
+                }
+                Support::Ignored(why) => {
+                    let name = variable.name;
+                    self.warnings
+                        .push(format!("{name}={value:?} has no effect: {why}"));
+                }
+            }
+        }
+    }
+
+    fn targets(&mut self) -> Targets {
+        Targets {
+            kind: match self.boolean(ENABLE_PREFIX_DELEGATION) {
+                true => Kind::Prefix,
+                false => Kind::Address,
+            },
+            warm_enis: self.number(WARM_ENI_TARGET, 0..=64).unwrap_or(1),
+            warm_prefixes: self.number(WARM_PREFIX_TARGET, 0..=1000).unwrap_or(1),
+            warm_ips: self.number(WARM_IP_TARGET, 0..=10_000).unwrap_or(0),
+            minimum_ips: self.number(MINIMUM_IP_TARGET, 0..=10_000).unwrap_or(0),
+            max_enis: self.optional(MAX_ENI, |reader| reader.number(MAX_ENI, 0..=1000)),
+        }
+    }
+
+    fn seconds(&mut self, variable: Variable, range: std::ops::RangeInclusive<u32>) -> Duration {
+        let seconds = self.number(variable, range).unwrap_or_default();
+        Duration::from_secs(seconds.into())
+    }
+
     fn raw(&self, variable: Variable) -> String {
         let value = self.source.get(variable.name).unwrap_or_default();
         match value.trim() {
@@ -268,14 +267,10 @@ impl<S: Source> Reader<'_, S> {
 
     /// The words of Go's `strconv.ParseBool`, which the VPC CNI reads by.
     fn boolean(&mut self, variable: Variable) -> bool {
-        match self.raw(variable).as_str() {
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
-            _ => {
-                self.problem(variable, "is neither true nor false");
-                false
-            }
-        }
+        truth(&self.raw(variable)).unwrap_or_else(|| {
+            self.problem(variable, "is neither true nor false");
+            false
+        })
     }
 
     fn networks(&mut self, variable: Variable) -> Vec<Ipv4Net> {
@@ -376,6 +371,18 @@ impl<S: Source> Reader<'_, S> {
     }
 }
 
+fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+fn same_truth(a: &str, b: &str) -> bool {
+    truth(a).is_some() && truth(a) == truth(b)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -390,10 +397,16 @@ mod tests {
         assert_eq!(
             config.targets,
             Targets {
+                kind: Kind::Address,
                 warm_enis: 1,
+                warm_prefixes: 1,
+                warm_ips: 0,
+                minimum_ips: 0,
                 max_enis: None
             }
         );
+        assert!(config.provisioning && config.leak_sweep && config.subnet_discovery);
+        assert_eq!(config.call_deadline, Duration::from_secs(10));
         assert_eq!(config.cooldown, Duration::from_secs(30));
         assert_eq!((config.eni_mtu, config.pod_mtu), (9001, 9001));
         assert_eq!(config.snat_mode, SnatMode::Node);
@@ -415,6 +428,11 @@ mod tests {
         let config = read(&[
             ("WARM_ENI_TARGET", "0"),
             ("MAX_ENI", "2"),
+            ("WARM_IP_TARGET", "3"),
+            ("MINIMUM_IP_TARGET", "4"),
+            ("WARM_PREFIX_TARGET", "5"),
+            ("ENABLE_PREFIX_DELEGATION", "true"),
+            ("ENABLE_IMDS_ONLY_MODE", "true"),
             ("IP_COOLDOWN_PERIOD", "0"),
             ("AWS_VPC_ENI_MTU", "1500"),
             ("POD_MTU", "1400"),
@@ -435,10 +453,15 @@ mod tests {
         assert_eq!(
             config.targets,
             Targets {
+                kind: Kind::Prefix,
                 warm_enis: 0,
+                warm_prefixes: 5,
+                warm_ips: 3,
+                minimum_ips: 4,
                 max_enis: Some(2)
             }
         );
+        assert!(config.imds_only && !config.provisioning);
         assert_eq!(config.cooldown, Duration::ZERO);
         assert_eq!((config.eni_mtu, config.pod_mtu), (1500, 1400));
         assert_eq!(config.snat_mode, SnatMode::External);
@@ -477,7 +500,8 @@ mod tests {
             ("PENSTOCK_SNAT_PORTS", "30000-40000"),
             ("PENSTOCK_POD_IMDS", "maybe"),
             ("ADDITIONAL_ENI_TAGS", "[]"),
-            ("ENABLE_PREFIX_DELEGATION", "true"),
+            ("ENABLE_POD_ENI", "true"),
+            ("ENABLE_IPv4", "false"),
         ];
         let problems = read(&values).unwrap_err().problems;
         assert_eq!(problems.len(), values.len(), "{problems:#?}");
@@ -492,10 +516,59 @@ mod tests {
     }
 
     #[test]
-    fn later_targets_warn_and_do_not_fail() {
-        let config = read(&[("WARM_IP_TARGET", "5"), ("MINIMUM_IP_TARGET", "0")]).unwrap();
-        assert_eq!(config.warnings.len(), 1);
-        assert!(config.warnings[0].starts_with("WARM_IP_TARGET=5"));
+    fn what_has_no_effect_is_reported_and_its_default_is_not() {
+        let values = [
+            ("POD_SECURITY_GROUP_ENFORCING_MODE", "standard"),
+            ("ENABLE_V4_EGRESS", "1"),
+            ("DISABLE_METRICS", "False"),
+            ("CLUSTER_ENDPOINT", ""),
+        ];
+        let warnings = read(&values).unwrap().warnings;
+        let [warning] = &warnings[..] else {
+            panic!("{warnings:?}");
+        };
+        assert!(warning.starts_with("POD_SECURITY_GROUP_ENFORCING_MODE=\"standard\""));
+    }
+
+    #[test]
+    fn every_unhonoured_variable_answers_for_itself() {
+        for variable in VARIABLES {
+            let other = match truth(variable.default) {
+                Some(value) => (!value).to_string(),
+                None => "12".to_owned(),
+            };
+            let source = BTreeMap::from([(variable.name, other.as_str())]);
+            let outcome = Config::read(&source);
+            match variable.support {
+                Support::Honoured => {}
+                Support::Refused(why) => {
+                    let problems = outcome.unwrap_err().problems;
+                    assert!(problems[0].contains(why), "{problems:?}");
+                }
+                Support::Ignored(why) => {
+                    let warnings = outcome.unwrap().warnings;
+                    assert!(warnings[0].contains(why), "{warnings:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_manual_shows_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/OPERATIONS.md");
+        let manual = std::fs::read_to_string(path).unwrap();
+        let (start, end) = ("<!-- settings -->\n", "<!-- end of settings -->\n");
+        let (before, rest) = manual.split_once(start).unwrap();
+        let (_, after) = rest.split_once(end).unwrap();
+        let wanted = format!("{before}{start}{}{end}{after}", table::markdown());
+        if std::env::var_os("PENSTOCK_WRITE_DOCS").is_some() {
+            std::fs::write(path, &wanted).unwrap();
+        }
+        assert!(
+            manual == wanted,
+            "docs/OPERATIONS.md differs from the code's table; PENSTOCK_WRITE_DOCS=1 cargo test -p penstock-control \
+             writes it"
+        );
     }
 
     #[test]

@@ -3,22 +3,23 @@
 //! An address is believed only when the metadata service and EC2 both show it (or, while EC2 cannot be asked, the one
 //! that answers); ENIs that are not ours are counted and left alone.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use penstock_dataplane_api::MacAddr;
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp, within};
 use crate::config::Config;
-use crate::ec2::{Described, Ec2, Ec2Error, ErrorKind, Filter, Observed};
+use crate::ec2::{Described, Ec2, Ec2Error, ErrorKind, Filter, Instance, Observed};
 use crate::node::{EniSetup, Link, Node, NodeError, table_of};
 use crate::state::{NodeEni, State};
 
 /// Longest wait for the kernel to show an ENI that EC2 says is attached.
 const LINK_PATIENCE: Duration = Duration::from_secs(60);
 
-/// One ENI both sources agree on.
+/// One ENI as the sources show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// `eni-…`
@@ -29,9 +30,9 @@ pub struct Found {
     pub device_number: u32,
     /// Range of its subnet.
     pub subnet: Ipv4Net,
-    /// EC2's name of the subnet; empty when EC2 could not be asked.
+    /// EC2's name of the subnet.
     pub subnet_id: String,
-    /// Security groups; empty when EC2 could not be asked.
+    /// Security groups.
     pub groups: Vec<String>,
     /// Its own address.
     pub address: Ipv4Addr,
@@ -39,85 +40,196 @@ pub struct Found {
     pub secondaries: Vec<Ipv4Addr>,
     /// Secondary addresses either source shows; what is in neither is gone.
     pub rumoured: Vec<Ipv4Addr>,
+    /// Prefixes both sources show.
+    pub prefixes: Vec<Ipv4Net>,
+    /// Prefixes either source shows.
+    pub rumoured_prefixes: Vec<Ipv4Net>,
+    /// Both sources answered and know it.
+    pub certain: bool,
     /// Ours to use.
     pub managed: bool,
+}
+
+impl Found {
+    /// As the metadata service alone shows it; `None` without an IPv4 address.
+    #[must_use]
+    pub fn observed(seen: &Observed) -> Option<Self> {
+        let (address, secondaries) = seen.addresses.split_first()?;
+        Some(Self {
+            eni_id: seen.eni_id.clone(),
+            mac: seen.mac,
+            device_number: seen.device_number,
+            subnet: seen.subnet,
+            subnet_id: seen.subnet_id.clone(),
+            groups: seen.groups.clone(),
+            address: *address,
+            secondaries: secondaries.to_vec(),
+            rumoured: secondaries.to_vec(),
+            prefixes: seen.prefixes.clone(),
+            rumoured_prefixes: seen.prefixes.clone(),
+            certain: false,
+            managed: true,
+        })
+    }
+
+    /// As EC2 alone shows it, `subnet` being the range of its subnet; `None` when it lies elsewhere or is attached to
+    /// nothing.
+    #[must_use]
+    pub fn described(eni: &Described, subnet: Ipv4Net) -> Option<Self> {
+        if !subnet.contains(&eni.primary) {
+            return None;
+        }
+        Some(Self {
+            eni_id: eni.eni_id.clone(),
+            mac: eni.mac,
+            device_number: eni.attachment.as_ref()?.device_number,
+            subnet,
+            subnet_id: eni.subnet_id.clone(),
+            groups: eni.groups.clone(),
+            address: eni.primary,
+            secondaries: eni.secondaries.clone(),
+            rumoured: eni.secondaries.clone(),
+            prefixes: eni.prefixes.clone(),
+            rumoured_prefixes: eni.prefixes.clone(),
+            certain: false,
+            managed: true,
+        })
+    }
+
+    /// Only what EC2 shows too is believed; what either shows is not gone.
+    fn confirm_by(&mut self, eni: &Described) {
+        self.subnet_id.clone_from(&eni.subnet_id);
+        self.groups.clone_from(&eni.groups);
+        self.secondaries
+            .retain(|address| eni.secondaries.contains(address));
+        self.rumoured.extend(&eni.secondaries);
+        self.prefixes.retain(|prefix| eni.prefixes.contains(prefix));
+        self.rumoured_prefixes.extend(&eni.prefixes);
+        self.certain = true;
+    }
 }
 
 /// What a look at the cloud shows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Discovery {
-    /// ENIs, ours and others.
+    /// ENIs the metadata service shows, ours and others.
     pub enis: Vec<Found>,
+    /// ENIs of the instance only EC2 shows: just coming or just going.
+    pub only_described: Vec<String>,
     /// Ranges of the VPC.
     pub vpc_cidrs: Vec<Ipv4Net>,
+    /// Both sources answered.
+    pub complete: bool,
 }
 
-/// Looks at both sources.
-///
-/// # Errors
-/// When the metadata service does not answer, or without the primary ENI. EC2's silence is not an error: pods must not wait for it.
-pub async fn discover(ec2: &dyn Ec2, instance_id: &str) -> Result<Discovery, Ec2Error> {
-    let observed = ec2.observe().await?;
-    if !observed.iter().any(|eni| eni.device_number == 0) {
-        return Err(Ec2Error {
-            call: "instance metadata",
-            kind: ErrorKind::Transport,
-            code: String::new(),
-            message: "the answer lacks the primary ENI".to_owned(),
-        });
-    }
-    let described = match ec2.describe(Filter::Instance(instance_id.to_owned())).await {
-        Ok(described) => Some(described),
-        Err(error) => {
+/// EC2's answer, and by which rule an ENI is ours.
+#[derive(Debug, Clone)]
+pub struct Told {
+    enis: Vec<Described>,
+    instance_id: String,
+    untagged: bool,
+}
+
+/// Which ENIs are ours while EC2 is silent, for the metadata service shows no tags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    /// All: there is no other source.
+    All,
+    /// The primary, and those that were ours before.
+    Known(BTreeSet<String>),
+}
+
+/// Asks EC2 for our ENIs; `None` when it does not answer within `patience`.
+pub async fn ask(
+    ec2: &dyn Ec2,
+    instance: &Instance,
+    config: &Config,
+    (clock, patience): (&dyn Clock, Duration),
+) -> Option<Told> {
+    let asked = ec2.describe(Filter::Instance(instance.id.clone()));
+    match within(clock, patience, asked).await {
+        Some(Ok(enis)) => Some(Told {
+            enis,
+            instance_id: instance.id.clone(),
+            untagged: config.manage_untagged,
+        }),
+        Some(Err(error)) => {
             tracing::warn!(%error, "EC2 cannot be asked; going by the metadata service alone");
             None
         }
-    };
-    Ok(combine(&observed, described.as_deref()))
+        None => {
+            let trouble = ec2.trouble().unwrap_or_default();
+            tracing::warn!(
+                trouble,
+                "EC2 is silent; going by the metadata service alone"
+            );
+            None
+        }
+    }
 }
 
-fn combine(observed: &[Observed], described: Option<&[Described]>) -> Discovery {
-    let mut discovery = Discovery::default();
+/// Looks at the metadata service.
+///
+/// # Errors
+/// When it does not answer, or without the primary ENI.
+pub async fn observe(ec2: &dyn Ec2) -> Result<Vec<Observed>, Ec2Error> {
+    let observed = ec2.observe().await?;
+    if observed.iter().any(|eni| eni.device_number == 0) {
+        return Ok(observed);
+    }
+    Err(Ec2Error {
+        call: "instance metadata",
+        kind: ErrorKind::Transport,
+        code: String::new(),
+        message: "the answer lacks the primary ENI".to_owned(),
+    })
+}
+
+/// Puts the two sources together; `told` is `None` when EC2 did not answer, and then `trust` says what is ours.
+#[must_use]
+pub fn combine(observed: &[Observed], told: Option<&Told>, trust: &Trust) -> Discovery {
+    let mut discovery = Discovery {
+        complete: told.is_some(),
+        ..Discovery::default()
+    };
     for seen in observed {
-        let Some((address, secondaries)) = seen.addresses.split_first() else {
+        let Some(mut found) = Found::observed(seen) else {
             continue;
         };
-        if seen.device_number == 0 {
+        let primary = seen.device_number == 0 && seen.network_card == 0;
+        if primary {
             discovery.vpc_cidrs.clone_from(&seen.vpc_cidrs);
         }
-        let told = described.map(|all| all.iter().find(|eni| eni.eni_id == seen.eni_id));
-        let mut found = Found {
-            eni_id: seen.eni_id.clone(),
-            mac: seen.mac,
-            device_number: seen.device_number,
-            subnet: seen.subnet,
-            subnet_id: String::new(),
-            groups: Vec::new(),
-            address: *address,
-            secondaries: secondaries.to_vec(),
-            rumoured: secondaries.to_vec(),
-            managed: true,
-        };
         match told {
-            None => {}
-            // EC2 answered and does not list it: it is just coming or just going.
-            Some(None) => found.secondaries.clear(),
-            Some(Some(eni)) => {
-                found.subnet_id.clone_from(&eni.subnet_id);
-                found.groups.clone_from(&eni.groups);
-                found
-                    .secondaries
-                    .retain(|address| eni.secondaries.contains(address));
-                found.rumoured.extend(&eni.secondaries);
-                found.managed = eni.is_managed() && of_first_card(eni);
+            None => {
+                let known = match trust {
+                    Trust::All => true,
+                    Trust::Known(ours) => ours.contains(&seen.eni_id),
+                };
+                found.managed = primary || (known && seen.network_card == 0);
             }
+            Some(told) => match told.enis.iter().find(|eni| eni.eni_id == seen.eni_id) {
+                // EC2 answered and does not list it: it is just coming or just going.
+                None => {
+                    found.secondaries.clear();
+                    found.prefixes.clear();
+                }
+                Some(eni) => {
+                    found.confirm_by(eni);
+                    let ours = eni.is_managed(&told.instance_id, told.untagged);
+                    found.managed = ours && of_first_card(eni);
+                }
+            },
         }
-        found
-            .secondaries
-            .retain(|address| found.subnet.contains(address));
+        let subnet = found.subnet;
+        found.secondaries.retain(|address| subnet.contains(address));
+        found.prefixes.retain(|prefix| subnet.contains(prefix));
         discovery.enis.push(found);
     }
     discovery.enis.sort_by_key(|eni| eni.device_number);
+    let described = told.into_iter().flat_map(|told| &told.enis);
+    let unseen = described.filter(|eni| observed.iter().all(|seen| seen.eni_id != eni.eni_id));
+    discovery.only_described = unseen.map(|eni| eni.eni_id.clone()).collect();
     discovery
 }
 
@@ -197,50 +309,56 @@ async fn await_link(node: &Node, config: &Config, found: &Found) -> Result<Link,
     }
 }
 
-/// Enters a plugged ENI and its addresses into the state.
-pub fn enter(state: &mut State, eni: NodeEni, found: &Found, now: Timestamp) {
-    state.pool.add_eni(&eni.eni_id, eni.device_number, now);
-    for address in &found.secondaries {
-        if let Err(error) = state.pool.add_address(&eni.eni_id, *address) {
-            tracing::error!(%error, eni = %eni.eni_id, "address left out of the pool");
-        }
-    }
-    state.enis.insert(eni.eni_id.clone(), eni);
+/// How an address came to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// EC2 has just granted it to us.
+    Granted,
+    /// A look at the cloud shows it.
+    Sighted,
 }
 
-/// Finds one just-attached ENI by EC2 alone, which knows it before the metadata service does.
-///
-/// # Errors
-/// What EC2 says; `NotFound` while the ENI is not visible or lies in another subnet than `like`.
-pub async fn find_new(ec2: &dyn Ec2, eni_id: &str, like: &NodeEni) -> Result<Found, Ec2Error> {
-    let described = ec2.describe(Filter::Eni(eni_id.to_owned())).await?;
-    let eni = described.into_iter().find(|eni| eni.eni_id == eni_id);
-    let eni = eni
-        .filter(|eni| like.subnet.contains(&eni.primary))
-        .ok_or_else(|| Ec2Error {
-            call: "DescribeNetworkInterfaces",
-            kind: ErrorKind::NotFound,
-            code: String::new(),
-            message: format!("{eni_id} is not visible in {}", like.subnet),
-        })?;
-    Ok(Found {
-        device_number: eni.attachment.as_ref().map_or(0, |plug| plug.device_number),
-        managed: eni.is_managed(),
-        eni_id: eni.eni_id,
-        mac: eni.mac,
-        subnet: like.subnet,
-        subnet_id: eni.subnet_id,
-        groups: eni.groups,
-        address: eni.primary,
-        rumoured: eni.secondaries.clone(),
-        secondaries: eni.secondaries,
-    })
+/// Enters a plugged ENI and its addresses into the state.
+pub fn enter(state: &mut State, eni: NodeEni, found: &Found, origin: Origin, now: Timestamp) {
+    state.pool.add_eni(&eni.eni_id, eni.device_number, now);
+    state.enis.insert(eni.eni_id.clone(), eni);
+    sight(state, found, origin, now);
+}
+
+/// Enters the addresses and prefixes of an ENI that is in the state.
+pub fn sight(state: &mut State, found: &Found, origin: Origin, now: Timestamp) {
+    let eni_id = &found.eni_id;
+    let addresses = found.secondaries.iter().map(|address| match origin {
+        Origin::Granted => state.pool.add_address(eni_id, *address),
+        Origin::Sighted => state.pool.sight_address(eni_id, *address, now),
+    });
+    let refused: Vec<_> = addresses.filter_map(Result::err).collect();
+    let prefixes = found.prefixes.iter().map(|prefix| match origin {
+        Origin::Granted => state.pool.add_prefix(eni_id, *prefix),
+        Origin::Sighted => state.pool.sight_prefix(eni_id, *prefix, now),
+    });
+    let refused_prefixes: Vec<_> = prefixes.filter_map(Result::err).collect();
+    for error in refused.iter().chain(&refused_prefixes) {
+        tracing::error!(%error, eni = %eni_id, "left out of the pool");
+    }
+}
+
+/// Notes the ENIs that are not ours, which take up room and numbers.
+pub fn note_foreign(state: &mut State, discovery: &Discovery) {
+    let foreign: Vec<u32> = discovery
+        .enis
+        .iter()
+        .filter(|eni| !eni.managed)
+        .map(|eni| eni.device_number)
+        .collect();
+    state.unmanaged = u32::try_from(foreign.len()).unwrap_or(u32::MAX);
+    state.foreign_devices = foreign;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ec2::{Attachment, TAG_NO_MANAGE, Tags};
+    use crate::ec2::{Attachment, TAG_INSTANCE, TAG_NO_MANAGE, Tags};
 
     fn address(last: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 0, 1, last)
@@ -252,12 +370,16 @@ mod tests {
             eni_id: format!("eni-{device_number}"),
             mac: MacAddr([2, 0, 0, 0, 0, own]),
             device_number,
+            network_card: 0,
+            subnet_id: "subnet-1".into(),
             subnet: "10.0.1.0/24".parse().unwrap(),
             vpc_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
+            groups: vec!["sg-1".into()],
             addresses: std::iter::once(own)
                 .chain(secondaries.iter().copied())
                 .map(address)
                 .collect(),
+            prefixes: Vec::new(),
         }
     }
 
@@ -270,8 +392,11 @@ mod tests {
             groups: vec!["sg-1".into()],
             primary: address(own),
             secondaries: secondaries.iter().copied().map(address).collect(),
+            prefixes: Vec::new(),
+            description: String::new(),
             attachment: Some(Attachment {
                 id: "a".into(),
+                instance_id: "i-1".into(),
                 device_number,
                 network_card: 0,
             }),
@@ -279,23 +404,57 @@ mod tests {
         }
     }
 
+    fn told(enis: &[Described]) -> Told {
+        Told {
+            enis: enis.to_vec(),
+            instance_id: "i-1".into(),
+            untagged: true,
+        }
+    }
+
+    fn together(seen: &[Observed], enis: &[Described]) -> Discovery {
+        combine(seen, Some(&told(enis)), &Trust::All)
+    }
+
+    fn prefix(last: u8) -> Ipv4Net {
+        Ipv4Net::new(address(last), 28).unwrap()
+    }
+
     #[test]
-    fn an_address_needs_both_sources() {
-        let seen = [observed(0, &[20, 21])];
-        let told = [described(0, &[21, 22])];
-        let found = combine(&seen, Some(&told)).enis.remove(0);
+    fn an_address_or_prefix_needs_both_sources() {
+        let mut seen = observed(0, &[20, 21]);
+        let mut eni = described(0, &[21, 22]);
+        seen.prefixes = vec![prefix(32), prefix(48)];
+        eni.prefixes = vec![prefix(48), prefix(64)];
+        let found = together(&[seen], &[eni]).enis.remove(0);
+        assert!(found.certain);
         assert_eq!(found.secondaries, [address(21)]);
+        assert_eq!(found.prefixes, [prefix(48)]);
         for last in [20, 21, 22] {
             assert!(found.rumoured.contains(&address(last)));
+        }
+        for last in [32, 48, 64] {
+            assert!(found.rumoured_prefixes.contains(&prefix(last)));
         }
     }
 
     #[test]
-    fn a_silent_ec2_is_no_reason_to_forget() {
-        let found = combine(&[observed(0, &[20, 21])], None).enis.remove(0);
-        assert_eq!(found.secondaries, [address(20), address(21)]);
-        let found = combine(&[observed(1, &[20])], Some(&[])).enis.remove(0);
+    fn a_silent_ec2_is_no_reason_to_forget_or_to_trust_strangers() {
+        let seen = [
+            observed(0, &[20, 21]),
+            observed(1, &[30]),
+            observed(2, &[40]),
+        ];
+        let known = Trust::Known(BTreeSet::from(["eni-1".to_owned()]));
+        let silent = combine(&seen, None, &known);
+        assert!(!silent.complete && silent.enis.iter().all(|eni| !eni.certain));
+        assert_eq!(silent.enis[0].secondaries, [address(20), address(21)]);
+        let managed: Vec<bool> = silent.enis.iter().map(|eni| eni.managed).collect();
+        assert_eq!(managed, [true, true, false]);
+        let found = together(&[observed(1, &[20])], &[]).enis.remove(0);
         assert!(found.secondaries.is_empty() && found.rumoured == [address(20)]);
+        let going = together(&[observed(0, &[])], &[described(0, &[]), described(1, &[])]);
+        assert_eq!(going.only_described, ["eni-1"]);
     }
 
     #[test]
@@ -310,9 +469,34 @@ mod tests {
         primary.secondaries.push(Ipv4Addr::new(192, 0, 2, 1));
         primary.tags.insert(TAG_NO_MANAGE.into(), "true".into());
         let seen = [outside, observed(1, &[30]), observed(2, &[31])];
-        let found = combine(&seen, Some(&[primary, tagged, other_card])).enis;
+        let found = together(&seen, &[primary, tagged, other_card]).enis;
         let managed: Vec<bool> = found.iter().map(|eni| eni.managed).collect();
         assert_eq!(managed, [true, false, false]);
         assert!(found[0].secondaries.is_empty(), "outside its subnet");
+    }
+
+    #[test]
+    fn whose_an_eni_is_follows_its_tags() {
+        let with = |tag: Option<(&str, &str)>| {
+            let mut eni = described(1, &[]);
+            let tag = tag.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            eni.tags.extend(tag);
+            eni
+        };
+        for (tag, untagged, managed) in [
+            (None, true, true),
+            (None, false, false),
+            (Some((TAG_INSTANCE, "i-1")), false, true),
+            (Some((TAG_INSTANCE, "i-2")), false, false),
+            (Some((TAG_INSTANCE, "i-2")), true, true),
+            (Some((TAG_NO_MANAGE, "true")), true, false),
+            (Some((TAG_NO_MANAGE, "True")), true, true),
+        ] {
+            assert_eq!(
+                with(tag).is_managed("i-1", untagged),
+                managed,
+                "{tag:?} {untagged}"
+            );
+        }
     }
 }

@@ -11,9 +11,10 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use penstock_control::agent::Agent;
 use penstock_control::boot::{Setup, boot};
+use penstock_control::clock::MachineClock;
 use penstock_control::config::{Config, EXIT_BAD_CONFIG, Environment};
 use penstock_control::ec2::aws::{Aws, Endpoints};
-use penstock_control::provision::keep_in_stock;
+use penstock_control::ec2::gate::Gate;
 use penstock_control::server::Server;
 use penstock_control::watch::watch_kernel;
 use tokio::signal::unix::{SignalKind, signal};
@@ -90,14 +91,19 @@ async fn run(setup: Setup) -> Result<(), Box<dyn std::error::Error>> {
         let endpoints = Endpoints {
             ec2: setup.config.ec2_endpoint.clone(),
             imds: None,
+            deadline: Some(setup.config.call_deadline),
         };
-        let ec2 = Arc::new(Aws::connect(&endpoints).await?);
-        let agent = boot(&setup, ec2).await?;
+        let aws = Aws::connect(&endpoints).await?;
+        let agent = boot(
+            &setup,
+            Arc::new(Gate::new(Arc::new(aws), Arc::new(MachineClock))),
+        )
+        .await?;
         ready.send_replace(Some(Arc::clone(&agent)));
         tracing::info!(run_dir = %setup.run_dir.display(), "ready");
         tokio::spawn(watch_kernel(Arc::clone(&agent)));
         tokio::spawn(sweep(Arc::clone(&agent)));
-        keep_in_stock(agent).await;
+        agent.keep_in_stock().await;
         Ok::<(), Box<dyn std::error::Error>>(())
     };
     tokio::select! {

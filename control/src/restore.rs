@@ -16,7 +16,7 @@ use crate::node::{Link, PodPath, table_of};
 use crate::state::State;
 
 /// Network name of records rebuilt from the kernel.
-const RECOVERED: &str = "recovered";
+pub(crate) const RECOVERED: &str = "recovered";
 
 /// What the kernel shows of pods.
 #[derive(Debug, Clone, Default)]
@@ -42,17 +42,16 @@ pub struct Restored {
     pub tombstones: HashMap<AttachmentKey, Timestamp>,
 }
 
-/// Decides from the checkpoint (`None`: absent, bad or of an earlier boot) and the kernel.
+/// Decides from the checkpoint (empty: absent or bad) and the kernel.
 #[must_use]
 pub fn decide(
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Checkpoint,
     kernel: &Kernel,
     veth_prefix: &str,
     now: Timestamp,
 ) -> Restored {
     let mut restored = Restored::default();
     let mut seen = HashSet::new();
-    let checkpoint = checkpoint.unwrap_or_default();
     restored.cooling = checkpoint.cooling;
     let tombstones = checkpoint.tombstones.into_iter();
     restored.tombstones = tombstones.map(|stone| (stone.key, stone.at)).collect();
@@ -236,7 +235,7 @@ mod tests {
             links: vec![link(11, "eni1", 1), link(14, "eni4", 77)],
             ..Kernel::default()
         };
-        let restored = decide(Some(checkpoint), &kernel, "eni", NOW);
+        let restored = decide(checkpoint, &kernel, "eni", NOW);
         assert_eq!(restored.records, [record(1, Some(11)), record(3, None)]);
         let gone: Vec<_> = restored.gone.iter().map(|path| path.address).collect();
         assert_eq!(gone, [address(2), address(4)]);
@@ -269,7 +268,7 @@ mod tests {
             ],
             neighbors: vec![(21, address(1), mac(50))],
         };
-        let restored = decide(None, &kernel, "eni", NOW);
+        let restored = decide(Checkpoint::default(), &kernel, "eni", NOW);
         assert_eq!(restored.records.len(), 1);
         let found = &restored.records[0];
         assert_eq!(
@@ -291,7 +290,7 @@ mod tests {
             attachments: vec![record(1, Some(11))],
             ..Checkpoint::default()
         };
-        let restored = decide(Some(checkpoint), &kernel, "eni", NOW);
+        let restored = decide(checkpoint, &kernel, "eni", NOW);
         assert_eq!(restored.records, [record(1, Some(11))]);
     }
 }

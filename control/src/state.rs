@@ -12,10 +12,12 @@ use penstock_dataplane_api::{Endpoint, FlowSettings, MacAddr, Node, Snapshot, Sn
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::ipam::Record;
-use crate::ipam::checkpoint::{Checkpoint, Cooling, Tombstone};
-use crate::ipam::plan::Limits;
+use crate::ipam::checkpoint::{Checkpoint, Cooling, Returned, Tombstone};
+use crate::ipam::plan::{Allowed, EniView, Kind, Limits, Situation, Targets};
 use crate::ipam::pool::Pool;
 use crate::node::{PodPath, table_of};
+use crate::provision::Place;
+use crate::provision::orders::{Orders, Refusals};
 
 /// One ENI as kernel and cloud together show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,8 +78,22 @@ pub struct State {
     pub enis: BTreeMap<String, NodeEni>,
     /// ENIs on the instance that are not ours to use.
     pub unmanaged: u32,
+    /// Their device numbers, where they are on the first network card.
+    pub foreign_devices: Vec<u32>,
     /// What the instance type allows.
     pub limits: Limits,
+    /// Most pods the node may run, where that is known.
+    pub max_pods: Option<u32>,
+    /// What is under way.
+    pub orders: Orders,
+    /// What was refused lately.
+    pub refusals: Refusals,
+    /// Where new ENIs are made, in order of preference; empty before the first look.
+    pub places: Vec<Place>,
+    /// When `places` was made.
+    pub places_listed: Option<Timestamp>,
+    /// When EC2 last answered what ENIs there are.
+    pub looked_at_ec2: Option<Timestamp>,
     /// Ranges of the VPC.
     pub vpc_cidrs: Vec<Ipv4Net>,
     /// The node's own addresses, whoever configured them.
@@ -98,7 +114,14 @@ impl State {
             tombstones: HashMap::new(),
             enis: BTreeMap::new(),
             unmanaged: 0,
+            foreign_devices: Vec::new(),
             limits,
+            max_pods: None,
+            orders: Orders::default(),
+            refusals: Refusals::default(),
+            places: Vec::new(),
+            places_listed: None,
+            looked_at_ec2: None,
             vpc_cidrs: Vec::new(),
             local_addresses: Vec::new(),
             trouble: None,
@@ -110,6 +133,74 @@ impl State {
     #[must_use]
     pub fn primary(&self) -> Option<&NodeEni> {
         self.enis.values().find(|eni| eni.device_number == 0)
+    }
+
+    /// What the plan is made from.
+    #[must_use]
+    pub fn situation(&self, config: &Config, waiting: u32, now: Timestamp) -> Situation {
+        let growth = config.provisioning && self.refusals.growth_allowed(now);
+        let places = self.places.is_empty() || self.place_for_eni(now).is_some();
+        Situation {
+            enis: self.eni_views(now),
+            ordered_enis: self.orders.new_enis(),
+            unmanaged: self.unmanaged,
+            targets: self.targets(config),
+            limits: self.limits,
+            max_pods: self.max_pods,
+            waiting,
+            fragmented: !self.places.is_empty() && self.unfragmented(now).is_none(),
+            allowed: Allowed {
+                fill: growth,
+                new_enis: growth && places && self.refusals.new_enis_allowed(now),
+                release: config.provisioning && self.refusals.returns_allowed(now),
+                remove_enis: config.provisioning && self.refusals.returns_allowed(now),
+            },
+        }
+    }
+
+    /// Prefixes only where the instance type has them.
+    fn targets(&self, config: &Config) -> Targets {
+        let kind = match self.limits.prefixes {
+            true => config.targets.kind,
+            false => Kind::Address,
+        };
+        Targets {
+            kind,
+            ..config.targets
+        }
+    }
+
+    fn eni_views(&self, now: Timestamp) -> Vec<EniView> {
+        let mut views = self.pool.views(now);
+        for view in &mut views {
+            let subnet = self.enis.get(&view.eni_id).map(|eni| &eni.subnet_id);
+            let refused = subnet.is_some_and(|id| self.refusals.is_full(id, now));
+            view.subnet_full = refused || self.refusals.is_crowded(&view.eni_id, now);
+            view.fragmented = subnet.is_some_and(|id| self.refusals.is_fragmented(id, now));
+            view.ordered = self.orders.for_eni(&view.eni_id);
+        }
+        views
+    }
+
+    /// The first subnet for new ENIs that has addresses.
+    #[must_use]
+    pub fn place_for_eni(&self, now: Timestamp) -> Option<&Place> {
+        let mut places = self.places.iter();
+        places.find(|place| !self.refusals.is_full(&place.subnet_id, now))
+    }
+
+    /// The first subnet for new ENIs that has prefixes, or else addresses.
+    #[must_use]
+    pub fn place_for_prefixes(&self, now: Timestamp) -> Option<&Place> {
+        self.unfragmented(now).or_else(|| self.place_for_eni(now))
+    }
+
+    fn unfragmented(&self, now: Timestamp) -> Option<&Place> {
+        let mut places = self.places.iter();
+        places.find(|place| {
+            let id = &place.subnet_id;
+            !self.refusals.is_full(id, now) && !self.refusals.is_fragmented(id, now)
+        })
     }
 
     /// What the kernel must know of a confirmed attachment.
@@ -143,6 +234,12 @@ impl State {
                     key: key.clone(),
                     at: *at,
                 })
+                .collect(),
+            enis: self.enis.keys().cloned().collect(),
+            returned: self
+                .pool
+                .returned(now)
+                .map(|(what, at)| Returned { what, at })
                 .collect(),
         }
     }
@@ -278,7 +375,7 @@ impl State {
                     address: eni.address,
                     subnet_id: eni.subnet_id.clone(),
                     table: table_of(eni.device_number),
-                    addresses: view.map_or(0, super::ipam::plan::EniView::total),
+                    addresses: view.map_or(0, EniView::total),
                     assigned: view.map_or(0, |view| view.assigned),
                     mtu: eni.mtu,
                 }

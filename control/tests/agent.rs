@@ -583,8 +583,10 @@ fn a_surplus_eni_goes_back_to_ec2() {
         rig.status().pool.total == 6
     });
     rig.eventually("its interface gone", 10, |rig| !rig.has_link("eth2"));
-    let rules = rig.netns().ip(&["rule"]).unwrap();
-    assert_eq!(rules.matches("32765:").count(), 1, "{rules}");
+    rig.eventually("its rule gone", 10, |rig| {
+        let rules = rig.netns().ip(&["rule"]).unwrap();
+        rules.matches("32765:").count() == 1
+    });
     rig.eventually(
         "a second ENI given back is never the last spare",
         5,

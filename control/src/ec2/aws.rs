@@ -1,15 +1,15 @@
 //! [`Ec2`] over `aws-sdk-ec2` and the metadata client of `aws-config`: the only place that names an SDK type.
 //!
 //! Endpoint, region and credentials come from where every AWS program takes them (`AWS_ENDPOINT_URL_EC2`,
-//! `AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_EC2_METADATA_SERVICE_ENDPOINT`, the instance role). Each call ends within
-//! [`CALL_DEADLINE`]; the SDK retries inside it with jitter. Answers are data from outside: an ENI without an id, a
-//! MAC or an address is left out, never guessed.
+//! `AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_EC2_METADATA_SERVICE_ENDPOINT`, the instance role). Each call is made once and
+//! ends within its deadline: [`super::gate::Gate`] paces and repeats. Answers are data from outside: an ENI without an
+//! id, a MAC or an address is left out, never guessed.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use aws_config::BehaviorVersion;
 use aws_config::imds::Client as Imds;
+use aws_config::imds::client::error::ImdsError;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
 use aws_config::imds::region::ImdsRegionProvider;
 use aws_config::provider_config::ProviderConfig;
@@ -19,25 +19,36 @@ use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::SharedHttpClient;
 use aws_sdk_ec2::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{
-    Filter as SdkFilter, InstanceType, NetworkCardInfo, NetworkInterface,
+    Filter as SdkFilter, InstanceType, InstanceTypeHypervisor, NetworkCardInfo, NetworkInterface,
     NetworkInterfaceAttachmentChanges, ResourceType, Tag, TagSpecification,
 };
 use aws_smithy_http_client::Builder as HttpBuilder;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use futures::future::BoxFuture;
+use penstock_dataplane_api::MacAddr;
 
 use super::{
-    Attachment, Described, Ec2, Ec2Error, ErrorKind, Filter, Instance, NewEni, Observed,
-    TAG_INSTANCE, classify,
+    Attachment, Created, DESCRIPTION_PREFIX, Described, Ec2, Ec2Error, ErrorKind, Filter, Granted,
+    Instance, NewEni, Observed, Subnet, SubnetFilter, TAG_CLUSTER, TAG_INSTANCE, Tags, classify,
 };
-use crate::ipam::plan::Limits;
+use crate::ipam::plan::{Limits, Units};
+use crate::ipam::pool::Parting;
 
-/// Longest any call may take, retries included.
+/// Longest a call may take when the settings do not say.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Longest a look at the metadata service may take, retries included.
+const METADATA_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Most pages of one listing; an endpoint that never ends its listing is cut off here.
 const MAX_PAGES: usize = 1000;
+
+/// Characters kept of an error; a proxy's page may be of any length.
+const MESSAGE_MAX: usize = 500;
+
+/// Page size of the search for leaked ENIs, EC2's largest.
+const LISTING_PAGE: i32 = 1000;
 
 type Answer<'a, T> = BoxFuture<'a, Result<T, Ec2Error>>;
 
@@ -48,6 +59,8 @@ pub struct Endpoints {
     pub ec2: Option<String>,
     /// URL of the metadata service; outranks the environment, and then region and credentials come from there too.
     pub imds: Option<String>,
+    /// Longest a call to EC2 may take; `None` is [`CALL_DEADLINE`].
+    pub deadline: Option<Duration>,
 }
 
 /// The real EC2 and metadata service.
@@ -69,12 +82,11 @@ impl Aws {
         let imds = metadata_client(&http, endpoints.imds.as_deref())?;
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(2))
-            .operation_attempt_timeout(Duration::from_secs(5))
-            .operation_timeout(CALL_DEADLINE)
+            .operation_timeout(endpoints.deadline.unwrap_or(CALL_DEADLINE))
             .build();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http)
-            .retry_config(RetryConfig::standard().with_max_attempts(3))
+            .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts);
         if let Some(url) = &endpoints.ec2 {
             loader = loader.endpoint_url(url);
@@ -115,13 +127,26 @@ impl Aws {
 
     /// One value per line.
     async fn metadata_lines<T: std::str::FromStr>(&self, path: &str) -> Result<Vec<T>, Ec2Error> {
-        let text = self.metadata(path).await?;
-        text.lines()
-            .map(|line| {
-                let value = line.trim().parse();
-                value.map_err(|_| nonsense("instance metadata", format!("{path}: {line:?}")))
-            })
-            .collect()
+        parse_lines(path, &self.metadata(path).await?)
+    }
+
+    /// `None` when the service has nothing there; silence is still an error.
+    async fn metadata_if_there(&self, path: &str) -> Result<Option<String>, Ec2Error> {
+        let url = format!("/latest/meta-data/{path}");
+        match self.imds.get(url).await {
+            Ok(text) => Ok(Some(text.as_ref().trim().to_owned())),
+            Err(ImdsError::ErrorResponse(response))
+                if response.response().status().as_u16() == 404 =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(Ec2Error {
+                call: "instance metadata",
+                kind: ErrorKind::Transport,
+                code: String::new(),
+                message: format!("{path}: {}", DisplayErrorContext(&error)),
+            }),
+        }
     }
 
     async fn observe_one(&self, mac: &str) -> Result<Observed, Ec2Error> {
@@ -133,9 +158,21 @@ impl Aws {
                 .parse()
                 .map_err(|_| nonsense("instance metadata", format!("MAC address {mac:?}")))?,
             device_number: self.metadata_as(&path("device-number")).await?,
+            // Older metadata services do not say; then there is one card.
+            network_card: self
+                .metadata_if_there(&path("network-card"))
+                .await?
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0),
+            subnet_id: self.metadata(&path("subnet-id")).await?,
             subnet: self.metadata_as(&path("subnet-ipv4-cidr-block")).await?,
             vpc_cidrs: self.metadata_lines(&path("vpc-ipv4-cidr-blocks")).await?,
+            groups: self.metadata_lines(&path("security-group-ids")).await?,
             addresses: self.metadata_lines(&path("local-ipv4s")).await?,
+            prefixes: match self.metadata_if_there(&path("ipv4-prefix")).await? {
+                Some(text) => parse_lines("ipv4-prefix", &text)?,
+                None => Vec::new(),
+            },
         })
     }
 
@@ -150,6 +187,18 @@ impl Aws {
             Filter::Orphans(id) => request
                 .filters(matching(&format!("tag:{TAG_INSTANCE}"), id))
                 .filters(matching("status", "available")),
+            Filter::Leaked { vpc_id, cluster } => {
+                let request = request
+                    .filters(matching("tag-key", TAG_INSTANCE))
+                    .filters(matching("status", "available"))
+                    .filters(matching("vpc-id", vpc_id))
+                    .filters(matching("description", &format!("{DESCRIPTION_PREFIX}*")))
+                    .max_results(LISTING_PAGE);
+                match cluster {
+                    Some(name) => request.filters(matching(&format!("tag:{TAG_CLUSTER}"), name)),
+                    None => request,
+                }
+            }
             Filter::Eni(id) => request.network_interface_ids(id),
         };
         let page = request
@@ -161,6 +210,33 @@ impl Aws {
             .filter(|token| !token.is_empty())
             .map(str::to_owned);
         Ok((page.network_interfaces.unwrap_or_default(), next))
+    }
+
+    async fn subnets_all(&self, filter: SubnetFilter) -> Result<Vec<Subnet>, Ec2Error> {
+        let call = "DescribeSubnets";
+        let mut subnets = Vec::new();
+        let mut token: Option<String> = None;
+        for _ in 0..MAX_PAGES {
+            let request = self.ec2.describe_subnets().set_next_token(token.clone());
+            let request = match &filter {
+                SubnetFilter::Zone {
+                    vpc_id,
+                    availability_zone,
+                } => request
+                    .filters(matching("vpc-id", vpc_id))
+                    .filters(matching("availability-zone", availability_zone)),
+                SubnetFilter::Subnet(id) => request.subnet_ids(id),
+            };
+            let page = request.send().await.map_err(failed(call))?;
+            subnets.extend(page.subnets().iter().filter_map(subnet));
+            let next = page.next_token().filter(|next| !next.is_empty());
+            match next {
+                None => return Ok(subnets),
+                Some(next) if token.as_deref() == Some(next) => break,
+                Some(next) => token = Some(next.to_owned()),
+            }
+        }
+        Err(nonsense(call, "the listing does not end".to_owned()))
     }
 
     async fn describe_all(&self, filter: Filter) -> Result<Vec<Described>, Ec2Error> {
@@ -192,6 +268,11 @@ impl Ec2 for Aws {
                 instance_type: self.metadata("instance-type").await?,
                 availability_zone: self.metadata("placement/availability-zone").await?,
                 primary_mac: self.metadata_as("mac").await?,
+                vpc_id: {
+                    let mac = self.metadata("mac").await?;
+                    self.metadata(&format!("network/interfaces/macs/{mac}/vpc-id"))
+                        .await?
+                },
             })
         })
     }
@@ -211,16 +292,28 @@ impl Ec2 for Aws {
         })
     }
 
+    fn observe_eni(&self, mac: MacAddr) -> Answer<'_, Option<Observed>> {
+        Box::pin(async move {
+            let directory = format!("network/interfaces/macs/{mac}/interface-id");
+            match self.metadata_if_there(&directory).await? {
+                None => Ok(None),
+                Some(_) => self.observe_one(&mac.to_string()).await.map(Some),
+            }
+        })
+    }
+
     fn limits<'a>(&'a self, instance_type: &'a str) -> Answer<'a, Limits> {
         Box::pin(async move {
             let call = "DescribeInstanceTypes";
             let request = self.ec2.describe_instance_types();
             let request = request.instance_types(InstanceType::from(instance_type));
             let output = request.send().await.map_err(failed(call))?;
-            let info = output
-                .instance_types()
-                .first()
-                .and_then(|of_type| of_type.network_info());
+            let of_type = output.instance_types().first();
+            let prefixes = of_type.is_some_and(|of_type| {
+                of_type.bare_metal() == Some(true)
+                    || of_type.hypervisor() == Some(&InstanceTypeHypervisor::Nitro)
+            });
+            let info = of_type.and_then(|of_type| of_type.network_info());
             let info = info.ok_or_else(|| nonsense(call, format!("nothing on {instance_type}")))?;
             let card = info
                 .network_cards()
@@ -234,6 +327,7 @@ impl Ec2 for Aws {
                     Ok(Limits {
                         enis,
                         addresses_per_eni,
+                        prefixes,
                     })
                 }
                 _ => Err(nonsense(call, format!("no limits for {instance_type}"))),
@@ -245,7 +339,7 @@ impl Ec2 for Aws {
         Box::pin(self.describe_all(filter))
     }
 
-    fn create(&self, eni: NewEni) -> Answer<'_, String> {
+    fn create(&self, eni: NewEni) -> Answer<'_, Created> {
         Box::pin(async move {
             let call = "CreateNetworkInterface";
             let tags = eni
@@ -256,7 +350,7 @@ impl Ec2 for Aws {
                 .resource_type(ResourceType::NetworkInterface)
                 .set_tags(Some(tags.collect()))
                 .build();
-            let count = Some(eni.secondary_addresses).filter(|count| *count > 0);
+            let (singles, prefixes) = counts(eni.units);
             let output = self
                 .ec2
                 .create_network_interface()
@@ -265,15 +359,19 @@ impl Ec2 for Aws {
                 .set_groups(Some(eni.groups).filter(|groups| !groups.is_empty()))
                 .description(eni.description)
                 .tag_specifications(tags)
-                .set_secondary_private_ip_address_count(count.map(signed))
+                .set_secondary_private_ip_address_count(singles)
+                .set_ipv4_prefix_count(prefixes)
                 .send()
                 .await
                 .map_err(failed(call))?;
-            let id = output
-                .network_interface()
-                .and_then(NetworkInterface::network_interface_id);
-            id.map(str::to_owned)
-                .ok_or_else(|| nonsense(call, "an ENI without an id".to_owned()))
+            let eni = output.network_interface();
+            let made = eni.and_then(|eni| {
+                Some(Created {
+                    eni_id: eni.network_interface_id()?.to_owned(),
+                    mac: eni.mac_address()?.parse().ok()?,
+                })
+            });
+            made.ok_or_else(|| nonsense(call, "an ENI without id or address".to_owned()))
         })
     }
 
@@ -318,37 +416,79 @@ impl Ec2 for Aws {
         })
     }
 
-    fn assign<'a>(&'a self, eni_id: &'a str, count: u32) -> Answer<'a, Vec<Ipv4Addr>> {
+    fn assign<'a>(&'a self, eni_id: &'a str, units: Units) -> Answer<'a, Granted> {
         Box::pin(async move {
+            let (singles, prefixes) = counts(units);
             let request = self
                 .ec2
                 .assign_private_ip_addresses()
                 .network_interface_id(eni_id);
-            let request = request.secondary_private_ip_address_count(signed(count));
+            let request = request
+                .set_secondary_private_ip_address_count(singles)
+                .set_ipv4_prefix_count(prefixes);
             let output = request
                 .send()
                 .await
                 .map_err(failed("AssignPrivateIpAddresses"))?;
-            let texts = output.assigned_private_ip_addresses().iter();
-            let texts = texts.filter_map(|assigned| assigned.private_ip_address());
-            Ok(texts.filter_map(|text| text.parse().ok()).collect())
+            let addresses = output.assigned_private_ip_addresses().iter();
+            let addresses = addresses.filter_map(|assigned| assigned.private_ip_address());
+            let prefixes = output.assigned_ipv4_prefixes().iter();
+            let prefixes = prefixes.filter_map(|assigned| assigned.ipv4_prefix());
+            Ok(Granted {
+                addresses: addresses.filter_map(|text| text.parse().ok()).collect(),
+                prefixes: prefixes.filter_map(|text| text.parse().ok()).collect(),
+            })
         })
     }
 
-    fn unassign<'a>(&'a self, eni_id: &'a str, addresses: Vec<Ipv4Addr>) -> Answer<'a, ()> {
+    fn unassign<'a>(&'a self, eni_id: &'a str, parting: Parting) -> Answer<'a, ()> {
         Box::pin(async move {
-            let addresses = addresses.iter().map(Ipv4Addr::to_string).collect();
+            let addresses: Vec<String> =
+                parting.addresses.iter().map(ToString::to_string).collect();
+            let prefixes: Vec<String> = parting.prefixes.iter().map(ToString::to_string).collect();
             let request = self
                 .ec2
                 .unassign_private_ip_addresses()
                 .network_interface_id(eni_id);
-            let request = request.set_private_ip_addresses(Some(addresses));
+            let request = request
+                .set_private_ip_addresses(Some(addresses).filter(|list| !list.is_empty()))
+                .set_ipv4_prefixes(Some(prefixes).filter(|list| !list.is_empty()));
             request
                 .send()
                 .await
                 .map_err(failed("UnassignPrivateIpAddresses"))?;
             Ok(())
         })
+    }
+
+    fn set_groups<'a>(&'a self, eni_id: &'a str, groups: Vec<String>) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let request = self.ec2.modify_network_interface_attribute();
+            let request = request
+                .network_interface_id(eni_id)
+                .set_groups(Some(groups));
+            request
+                .send()
+                .await
+                .map_err(failed("ModifyNetworkInterfaceAttribute"))?;
+            Ok(())
+        })
+    }
+
+    fn tag<'a>(&'a self, eni_id: &'a str, tags: Tags) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let tags = tags
+                .iter()
+                .map(|(k, v)| Tag::builder().key(k).value(v).build());
+            let request = self.ec2.create_tags().resources(eni_id);
+            let request = request.set_tags(Some(tags.collect()));
+            request.send().await.map_err(failed("CreateTags"))?;
+            Ok(())
+        })
+    }
+
+    fn subnets(&self, filter: SubnetFilter) -> Answer<'_, Vec<Subnet>> {
+        Box::pin(self.subnets_all(filter))
     }
 
     fn detach<'a>(&'a self, attachment_id: &'a str) -> Answer<'a, ()> {
@@ -387,7 +527,7 @@ fn metadata_client(http: &SharedHttpClient, endpoint: Option<&str>) -> Result<Im
         .max_attempts(3)
         .connect_timeout(Duration::from_secs(1))
         .read_timeout(Duration::from_secs(2))
-        .operation_timeout(CALL_DEADLINE);
+        .operation_timeout(METADATA_DEADLINE);
     if let Some(url) = endpoint {
         let parsed = builder.endpoint(url);
         builder =
@@ -410,6 +550,7 @@ fn described(eni: &NetworkInterface) -> Option<Described> {
     let attachment = eni.attachment().and_then(|plug| {
         Some(Attachment {
             id: plug.attachment_id()?.to_owned(),
+            instance_id: plug.instance_id().unwrap_or_default().to_owned(),
             device_number: unsigned(plug.device_index())?,
             network_card: unsigned(plug.network_card_index()).unwrap_or(0),
         })
@@ -431,6 +572,12 @@ fn described(eni: &NetworkInterface) -> Option<Described> {
             .collect(),
         primary: eni.private_ip_address()?.parse().ok()?,
         secondaries: secondaries.collect(),
+        prefixes: eni
+            .ipv4_prefixes()
+            .iter()
+            .filter_map(|prefix| prefix.ipv4_prefix()?.parse().ok())
+            .collect(),
+        description: eni.description().unwrap_or_default().to_owned(),
         attachment,
         tags: tags.collect(),
     })
@@ -444,13 +591,14 @@ where
     move |error| {
         let code = error.code().unwrap_or_default().to_owned();
         let kind = match &error {
-            SdkError::ServiceError(_) => classify(&code),
+            SdkError::ServiceError(_) => classify(&code, error.message().unwrap_or_default()),
             _ => ErrorKind::Transport,
         };
         let message = match error.message() {
             Some(message) => message.to_owned(),
             None => DisplayErrorContext(&error).to_string(),
         };
+        let message = message.chars().take(MESSAGE_MAX).collect();
         Ec2Error {
             call,
             kind,
@@ -458,6 +606,34 @@ where
             message,
         }
     }
+}
+
+/// (single addresses, prefixes), where a count of none is left out.
+fn counts(units: Units) -> (Option<i32>, Option<i32>) {
+    let some = |count: u32| Some(count).filter(|count| *count > 0).map(signed);
+    (some(units.singles), some(units.prefixes))
+}
+
+/// `None` for a subnet that lacks what every subnet has.
+fn subnet(subnet: &aws_sdk_ec2::types::Subnet) -> Option<Subnet> {
+    let tags = subnet.tags().iter();
+    let tags = tags.filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned())));
+    Some(Subnet {
+        id: subnet.subnet_id()?.to_owned(),
+        cidr: subnet.cidr_block()?.parse().ok()?,
+        free: unsigned(subnet.available_ip_address_count())?,
+        tags: tags.collect(),
+    })
+}
+
+/// One value per line.
+fn parse_lines<T: std::str::FromStr>(path: &str, text: &str) -> Result<Vec<T>, Ec2Error> {
+    text.lines()
+        .map(|line| {
+            let value = line.trim().parse();
+            value.map_err(|_| nonsense("instance metadata", format!("{path}: {line:?}")))
+        })
+        .collect()
 }
 
 fn nonsense(call: &'static str, message: String) -> Ec2Error {

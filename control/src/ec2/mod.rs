@@ -4,6 +4,12 @@
 //! implementation and are made without holding any lock.
 
 pub mod aws;
+pub mod gate;
+mod instance_type;
+mod meaning;
+
+pub use instance_type::known_limits;
+pub use meaning::{ErrorKind, classify};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +19,8 @@ use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
 use penstock_dataplane_api::MacAddr;
 
-use crate::ipam::plan::Limits;
+use crate::ipam::plan::{Limits, Units};
+use crate::ipam::pool::Parting;
 
 /// Tag that names the instance an ENI was made for.
 pub const TAG_INSTANCE: &str = "node.k8s.amazonaws.com/instance_id";
@@ -23,6 +30,13 @@ pub const TAG_CREATED: &str = "node.k8s.amazonaws.com/createdAt";
 pub const TAG_NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
 /// Tag with the cluster's name.
 pub const TAG_CLUSTER: &str = "cluster.k8s.amazonaws.com/name";
+
+/// Tag of a subnet: `0` closes it to pods, any other value opens it.
+pub const TAG_SUBNET_ROLE: &str = "kubernetes.io/role/cni";
+/// Tag of a subnet, followed by a cluster's name: only for that cluster.
+pub const TAG_SUBNET_CLUSTER: &str = "cni.networking.k8s.aws/cluster/";
+/// What the description of every ENI the VPC CNI or we make begins with.
+pub const DESCRIPTION_PREFIX: &str = "aws-K8S-";
 
 /// Tags of one resource.
 pub type Tags = BTreeMap<String, String>;
@@ -38,6 +52,8 @@ pub struct Instance {
     pub availability_zone: String,
     /// Hardware address of the primary ENI.
     pub primary_mac: MacAddr,
+    /// `vpc-…`
+    pub vpc_id: String,
 }
 
 /// One ENI as the instance metadata service shows it.
@@ -49,12 +65,20 @@ pub struct Observed {
     pub mac: MacAddr,
     /// 0 is the primary.
     pub device_number: u32,
+    /// 0 is the card with the primary.
+    pub network_card: u32,
+    /// EC2's name of its subnet.
+    pub subnet_id: String,
     /// Range of its subnet.
     pub subnet: Ipv4Net,
     /// Ranges of the VPC.
     pub vpc_cidrs: Vec<Ipv4Net>,
-    /// All its addresses, its own first.
+    /// Security groups.
+    pub groups: Vec<String>,
+    /// All its single addresses, its own first.
     pub addresses: Vec<Ipv4Addr>,
+    /// Prefixes delegated to it.
+    pub prefixes: Vec<Ipv4Net>,
 }
 
 /// One ENI as EC2 describes it.
@@ -72,6 +96,10 @@ pub struct Described {
     pub primary: Ipv4Addr,
     /// Secondary addresses.
     pub secondaries: Vec<Ipv4Addr>,
+    /// Prefixes delegated to it.
+    pub prefixes: Vec<Ipv4Net>,
+    /// Text given at creation.
+    pub description: String,
     /// Where it is plugged in.
     pub attachment: Option<Attachment>,
     /// Tags.
@@ -79,19 +107,63 @@ pub struct Described {
 }
 
 impl Described {
-    /// The primary ENI always is; others unless tagged `no_manage=true`.
+    /// Whether an ENI of instance `instance_id` is ours to use: the primary always, one tagged `no_manage=true` never,
+    /// one tagged as made for the instance always, any other if `untagged`.
     #[must_use]
-    pub fn is_managed(&self) -> bool {
-        let primary = self
-            .attachment
-            .as_ref()
-            .is_some_and(|plug| plug.device_number == 0);
-        primary
-            || self
-                .tags
-                .get(TAG_NO_MANAGE)
-                .is_none_or(|value| value != "true")
+    pub fn is_managed(&self, instance_id: &str, untagged: bool) -> bool {
+        let plug = self.attachment.as_ref();
+        if plug.is_some_and(|plug| plug.device_number == 0 && plug.network_card == 0) {
+            return true;
+        }
+        if self
+            .tags
+            .get(TAG_NO_MANAGE)
+            .is_some_and(|value| value == "true")
+        {
+            return false;
+        }
+        let ours = self
+            .tags
+            .get(TAG_INSTANCE)
+            .is_some_and(|id| id == instance_id);
+        ours || untagged
     }
+}
+
+/// A subnet ENIs may be made in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subnet {
+    /// `subnet-…`
+    pub id: String,
+    /// Its range.
+    pub cidr: Ipv4Net,
+    /// Addresses nobody has; not necessarily in one piece.
+    pub free: u32,
+    /// Tags.
+    pub tags: Tags,
+}
+
+/// Which subnets to list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SubnetFilter {
+    /// All of a VPC in one zone.
+    Zone {
+        /// `vpc-…`
+        vpc_id: String,
+        /// For example `eu-west-1a`.
+        availability_zone: String,
+    },
+    /// This one.
+    Subnet(String),
+}
+
+/// What EC2 says it has assigned.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Granted {
+    /// Single addresses.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Prefixes.
+    pub prefixes: Vec<Ipv4Net>,
 }
 
 /// Where an ENI is plugged in.
@@ -99,6 +171,8 @@ impl Described {
 pub struct Attachment {
     /// `eni-attach-…`
     pub id: String,
+    /// The instance it is plugged into.
+    pub instance_id: String,
     /// 0 is the primary.
     pub device_number: u32,
     /// Network card.
@@ -112,6 +186,13 @@ pub enum Filter {
     Instance(String),
     /// Attached to nothing and tagged as made for this instance.
     Orphans(String),
+    /// Attached to nothing, in this VPC, tagged as made for any instance, of this cluster if one is named.
+    Leaked {
+        /// `vpc-…`
+        vpc_id: String,
+        /// CLUSTER_NAME.
+        cluster: Option<String>,
+    },
     /// This one.
     Eni(String),
 }
@@ -129,29 +210,17 @@ pub struct NewEni {
     pub description: String,
     /// Tags.
     pub tags: Tags,
-    /// Secondary addresses to start with.
-    pub secondary_addresses: u32,
+    /// Secondary addresses or prefixes to start with.
+    pub units: Units,
 }
 
-/// What an error means for the caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// EC2 asks us to slow down.
-    Throttled,
-    /// The subnet has no address left.
-    SubnetFull,
-    /// The ENI holds all the addresses it can.
-    AddressLimit,
-    /// The instance holds all the ENIs it can.
-    EniLimit,
-    /// Not there, or not visible yet.
-    NotFound,
-    /// Missing permission or bad credentials.
-    Unauthorized,
-    /// No answer, or one that makes no sense; the call may have had its effect.
-    Transport,
-    /// Anything else EC2 says.
-    Other,
+/// An ENI that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// `eni-…`
+    pub eni_id: String,
+    /// Hardware address, by which metadata service and kernel will show it.
+    pub mac: MacAddr,
 }
 
 /// A call that failed.
@@ -178,45 +247,21 @@ impl fmt::Display for Ec2Error {
 
 impl std::error::Error for Ec2Error {}
 
-/// Reads an EC2 error code. Codes: EC2 API reference, "Error codes".
-#[must_use]
-pub fn classify(code: &str) -> ErrorKind {
-    match code {
-        "RequestLimitExceeded"
-        | "Throttling"
-        | "ThrottlingException"
-        | "EC2ThrottledException"
-        | "SlowDown" => ErrorKind::Throttled,
-        "InsufficientFreeAddressesInSubnet" | "InsufficientCidrBlocks" => ErrorKind::SubnetFull,
-        "PrivateIpAddressLimitExceeded" => ErrorKind::AddressLimit,
-        "AttachmentLimitExceeded" | "NetworkInterfaceLimitExceeded" => ErrorKind::EniLimit,
-        "UnauthorizedOperation"
-        | "AuthFailure"
-        | "ExpiredToken"
-        | "ExpiredTokenException"
-        | "RequestExpired"
-        | "InvalidClientTokenId"
-        | "AccessDenied" => ErrorKind::Unauthorized,
-        code if code.ends_with(".NotFound") => ErrorKind::NotFound,
-        "InternalError" | "InternalFailure" | "ServiceUnavailable" | "Unavailable" => {
-            ErrorKind::Transport
-        }
-        _ => ErrorKind::Other,
-    }
-}
-
-/// The calls the agent makes. Every future ends within the implementation's deadline.
+/// The calls the agent makes. Every future ends within the implementation's deadline, those of a [`gate::Gate`] when
+/// EC2 lets them.
 pub trait Ec2: Send + Sync {
     /// Who we are (metadata service).
     fn instance(&self) -> BoxFuture<'_, Result<Instance, Ec2Error>>;
     /// Our ENIs (metadata service).
     fn observe(&self) -> BoxFuture<'_, Result<Vec<Observed>, Ec2Error>>;
+    /// One of our ENIs (metadata service); `None` when it is not shown.
+    fn observe_eni(&self, mac: MacAddr) -> BoxFuture<'_, Result<Option<Observed>, Ec2Error>>;
     /// DescribeInstanceTypes.
     fn limits<'a>(&'a self, instance_type: &'a str) -> BoxFuture<'a, Result<Limits, Ec2Error>>;
     /// DescribeNetworkInterfaces, all pages.
     fn describe(&self, filter: Filter) -> BoxFuture<'_, Result<Vec<Described>, Ec2Error>>;
-    /// CreateNetworkInterface; the new ENI's id.
-    fn create(&self, eni: NewEni) -> BoxFuture<'_, Result<String, Ec2Error>>;
+    /// CreateNetworkInterface.
+    fn create(&self, eni: NewEni) -> BoxFuture<'_, Result<Created, Ec2Error>>;
     /// AttachNetworkInterface; the attachment's id.
     fn attach<'a>(
         &'a self,
@@ -230,41 +275,34 @@ pub trait Ec2: Send + Sync {
         eni_id: &'a str,
         attachment_id: &'a str,
     ) -> BoxFuture<'a, Result<(), Ec2Error>>;
-    /// AssignPrivateIpAddresses; the addresses EC2 says it assigned.
+    /// AssignPrivateIpAddresses: single addresses or prefixes, not both; what EC2 says it assigned.
     fn assign<'a>(
         &'a self,
         eni_id: &'a str,
-        count: u32,
-    ) -> BoxFuture<'a, Result<Vec<Ipv4Addr>, Ec2Error>>;
+        units: Units,
+    ) -> BoxFuture<'a, Result<Granted, Ec2Error>>;
     /// UnassignPrivateIpAddresses.
     fn unassign<'a>(
         &'a self,
         eni_id: &'a str,
-        addresses: Vec<Ipv4Addr>,
+        parting: Parting,
     ) -> BoxFuture<'a, Result<(), Ec2Error>>;
+    /// ModifyNetworkInterfaceAttribute: security groups.
+    fn set_groups<'a>(
+        &'a self,
+        eni_id: &'a str,
+        groups: Vec<String>,
+    ) -> BoxFuture<'a, Result<(), Ec2Error>>;
+    /// CreateTags on an ENI.
+    fn tag<'a>(&'a self, eni_id: &'a str, tags: Tags) -> BoxFuture<'a, Result<(), Ec2Error>>;
+    /// DescribeSubnets, all pages.
+    fn subnets(&self, filter: SubnetFilter) -> BoxFuture<'_, Result<Vec<Subnet>, Ec2Error>>;
+    /// Why calls take long, while they do.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
     /// DetachNetworkInterface.
     fn detach<'a>(&'a self, attachment_id: &'a str) -> BoxFuture<'a, Result<(), Ec2Error>>;
     /// DeleteNetworkInterface.
     fn delete<'a>(&'a self, eni_id: &'a str) -> BoxFuture<'a, Result<(), Ec2Error>>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn error_codes_mean_what_the_pool_loop_needs() {
-        for (code, kind) in [
-            ("RequestLimitExceeded", ErrorKind::Throttled),
-            ("InsufficientFreeAddressesInSubnet", ErrorKind::SubnetFull),
-            ("PrivateIpAddressLimitExceeded", ErrorKind::AddressLimit),
-            ("AttachmentLimitExceeded", ErrorKind::EniLimit),
-            ("InvalidNetworkInterfaceID.NotFound", ErrorKind::NotFound),
-            ("UnauthorizedOperation", ErrorKind::Unauthorized),
-            ("InternalError", ErrorKind::Transport),
-            ("InvalidParameterValue", ErrorKind::Other),
-        ] {
-            assert_eq!(classify(code), kind, "{code}");
-        }
-    }
 }

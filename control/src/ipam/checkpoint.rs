@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv4Net;
 use penstock_control_api::AttachmentKey;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,47 @@ pub struct Checkpoint {
     pub cooling: Vec<Cooling>,
     /// Attachments deleted recently.
     pub tombstones: Vec<Tombstone>,
+    /// ENIs that were ours, for a start while EC2 is silent.
+    #[serde(default)]
+    pub enis: Vec<String>,
+    /// What was given back recently.
+    #[serde(default)]
+    pub returned: Vec<Returned>,
+}
+
+impl Checkpoint {
+    /// What holds in the next boot: no pod runs, and what pods had, or was resting, rests from `now` on, because the
+    /// old time stamps mean nothing any more.
+    #[must_use]
+    pub fn after_reboot(self, now: Timestamp) -> Self {
+        let used = self.attachments.iter().map(|pod| pod.address);
+        let resting = self.cooling.iter().map(|cooling| cooling.address);
+        let returned = self.returned.iter().map(|returned| returned.what);
+        Self {
+            boot_id: String::new(),
+            attachments: Vec::new(),
+            cooling: used
+                .chain(resting)
+                .map(|address| Cooling {
+                    address,
+                    since: now,
+                })
+                .collect(),
+            tombstones: Vec::new(),
+            returned: returned.map(|what| Returned { what, at: now }).collect(),
+            enis: self.enis,
+        }
+    }
+}
+
+/// An address or prefix that was given back to EC2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Returned {
+    /// The prefix; a single address as a /32.
+    pub what: Ipv4Net,
+    /// When EC2 had it.
+    pub at: Timestamp,
 }
 
 /// An address at rest.

@@ -42,6 +42,11 @@ fn sample() -> Checkpoint {
             key: record(9).key,
             at: Timestamp(4),
         }],
+        enis: vec!["eni-1".into()],
+        returned: vec![Returned {
+            what: "10.0.1.48/28".parse().unwrap(),
+            at: Timestamp(5),
+        }],
     }
 }
 
@@ -121,6 +126,22 @@ fn any_damage_is_found_and_the_file_set_aside() {
     check(&[&intact[..], b" "].concat(), "a byte appended");
     check(b"", "empty");
     assert!(cases >= 200, "only {cases} cases");
+}
+
+#[test]
+fn after_a_reboot_nothing_runs_and_everything_that_was_used_rests() {
+    let before = sample();
+    let after = before.clone().after_reboot(Timestamp(9));
+    assert!(after.attachments.is_empty() && after.tombstones.is_empty());
+    assert_eq!(after.enis, before.enis);
+    assert_eq!(after.cooling.len(), 5 + 1);
+    assert!(
+        after
+            .cooling
+            .iter()
+            .all(|cooling| cooling.since == Timestamp(9))
+    );
+    assert_eq!(after.returned[0].at, Timestamp(9));
 }
 
 #[test]

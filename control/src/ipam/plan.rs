@@ -1,14 +1,24 @@
-//! How many addresses and ENIs the node should have: a pure function of what it has, the targets and the limits.
+//! How many addresses, prefixes and ENIs the node should have: a pure function of what it has, the targets and the limits.
 //!
-//! Semantics of WARM_ENI_TARGET and MAX_ENI as in the VPC CNI (`pkg/ipamd/ipamd.go`: `isDatastorePoolTooLow`,
-//! `shouldRemoveExtraENIs`), with two deliberate differences: a cooling address does not count as available, because it
-//! cannot be handed out; and an ENI is given back only when the rest would not ask for one again at once, which the VPC
-//! CNI does with WARM_ENI_TARGET=0. One action per call, so that every step is taken on fresh facts.
+//! Semantics of WARM_ENI_TARGET, WARM_IP_TARGET, MINIMUM_IP_TARGET, WARM_PREFIX_TARGET and MAX_ENI as in the VPC CNI
+//! (`pkg/ipamd/ipamd.go`: `isDatastorePoolTooLow`, `isDatastorePoolTooHigh`, `shouldRemoveExtraENIs`), with deliberate
+//! differences: a cooling address is not available, because it cannot be handed out, and is never given back; nothing is
+//! given back that would be asked for again at once; the warm stock ends at the pods the node may run; everything that
+//! is short is ordered at once, over as many ENIs as it takes; waiting pods count as demand; a subnet without a free /28
+//! is asked for single addresses instead.
+//!
+//! What is on order counts as there, so the plan may be made again at any time without ordering anything twice.
 
 use std::time::Duration;
 
+mod grow;
+mod shrink;
+
 /// Youngest age at which an ENI may be given back.
 pub const MIN_ENI_AGE: Duration = Duration::from_secs(60);
+
+/// Addresses of a delegated IPv4 prefix, a /28.
+pub const PREFIX_ADDRESSES: u32 = 16;
 
 /// What the instance type allows, from DescribeInstanceTypes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,83 +27,240 @@ pub struct Limits {
     pub enis: u32,
     /// IPv4 addresses per interface, its own included.
     pub addresses_per_eni: u32,
+    /// Whether prefixes can be delegated: Nitro and bare metal only.
+    pub prefixes: bool,
 }
 
 impl Limits {
-    /// Secondary addresses one ENI can hold.
+    /// Secondary addresses or prefixes one ENI can hold.
     #[must_use]
     pub fn slots(self) -> u32 {
         self.addresses_per_eni.saturating_sub(1)
     }
 }
 
+/// What fills a slot of an ENI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// One secondary address.
+    #[default]
+    Address,
+    /// A /28.
+    Prefix,
+}
+
+impl Kind {
+    /// Addresses in one slot.
+    #[must_use]
+    pub fn addresses(self) -> u32 {
+        match self {
+            Self::Address => 1,
+            Self::Prefix => PREFIX_ADDRESSES,
+        }
+    }
+}
+
 /// What the operator asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Targets {
+    /// ENABLE_PREFIX_DELEGATION.
+    pub kind: Kind,
     /// WARM_ENI_TARGET: spare ENIs' worth of addresses.
     pub warm_enis: u32,
+    /// WARM_PREFIX_TARGET: spare prefixes' worth of addresses.
+    pub warm_prefixes: u32,
+    /// WARM_IP_TARGET: spare addresses; 0 is unset.
+    pub warm_ips: u32,
+    /// MINIMUM_IP_TARGET: least addresses in all; 0 is unset.
+    pub minimum_ips: u32,
     /// MAX_ENI; counts only between 1 and the instance's limit.
     pub max_enis: Option<u32>,
 }
 
+/// Which of the targets counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    Ips,
+    Prefixes,
+    Enis,
+}
+
+impl Targets {
+    fn rule(&self) -> Rule {
+        match self.kind {
+            _ if self.warm_ips > 0 || self.minimum_ips > 0 => Rule::Ips,
+            Kind::Prefix => Rule::Prefixes,
+            Kind::Address => Rule::Enis,
+        }
+    }
+}
+
+/// What an ENI is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// Its addresses are for pods.
+    #[default]
+    Pods,
+    /// The primary ENI under custom networking: no pods, and left as it is.
+    Host,
+    /// Its subnet is closed to pods: no new ones, what is unused goes back.
+    Retired,
+}
+
+/// Addresses and prefixes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Units {
+    /// Single addresses.
+    pub singles: u32,
+    /// Prefixes.
+    pub prefixes: u32,
+}
+
+impl Units {
+    /// `count` of one kind.
+    #[must_use]
+    pub fn of(kind: Kind, count: u32) -> Self {
+        match kind {
+            Kind::Address => Self {
+                singles: count,
+                prefixes: 0,
+            },
+            Kind::Prefix => Self {
+                singles: 0,
+                prefixes: count,
+            },
+        }
+    }
+
+    /// Slots they take.
+    #[must_use]
+    pub fn slots(self) -> u32 {
+        self.singles + self.prefixes
+    }
+
+    /// Addresses they hold.
+    #[must_use]
+    pub fn addresses(self) -> u32 {
+        self.singles + self.prefixes * PREFIX_ADDRESSES
+    }
+}
+
 /// One ENI, as the plan sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EniView {
     /// EC2's name.
     pub eni_id: String,
     /// 0 is the primary.
     pub device_number: u32,
+    /// What it is for.
+    pub role: Role,
     /// Addresses held by pods.
     pub assigned: u32,
     /// Addresses ready to hand out.
     pub free: u32,
     /// Addresses resting after use.
     pub cooling: u32,
+    /// Everything on it, what is being given back included.
+    pub held: Units,
+    /// Of `held`, what nobody uses and nothing rests in: it could be given back.
+    pub idle: Units,
+    /// On order.
+    pub ordered: Units,
     /// Time since the agent learnt of it.
     pub age: Duration,
-    /// Being removed.
+    /// Being removed, or something of it being given back.
     pub draining: bool,
+    /// Its subnet has just refused; nothing is ordered on it.
+    pub subnet_full: bool,
+    /// Its subnet has no free /28; single addresses are asked for.
+    pub fragmented: bool,
 }
 
 impl EniView {
-    /// Secondary addresses on it.
+    /// Addresses on it that count.
     #[must_use]
     pub fn total(&self) -> u32 {
         self.assigned + self.free + self.cooling
     }
+
+    fn serves_pods(&self) -> bool {
+        self.role == Role::Pods
+    }
+
+    fn open_slots(&self, limits: Limits) -> u32 {
+        limits
+            .slots()
+            .saturating_sub(self.held.slots() + self.ordered.slots())
+    }
 }
 
 /// The whole input.
-#[derive(Debug, Clone, Copy)]
-pub struct Situation<'a> {
+#[derive(Debug, Clone)]
+pub struct Situation {
     /// Managed ENIs, ordered by device number.
-    pub enis: &'a [EniView],
-    /// ENIs on the instance that are not ours to use; they take up room.
+    pub enis: Vec<EniView>,
+    /// What each ENI that is being made will hold.
+    pub ordered_enis: Vec<Units>,
+    /// ENIs on the instance that are not ours to use, and places kept for others; they take up room.
     pub unmanaged: u32,
     /// What the operator asked for.
     pub targets: Targets,
     /// What the instance type allows.
     pub limits: Limits,
-    /// An ADD is waiting for an address now.
-    pub starving: bool,
+    /// Most pods the node may run, where that is known.
+    pub max_pods: Option<u32>,
+    /// ADDs that wait for an address now.
+    pub waiting: u32,
+    /// No subnet for new ENIs has a free /28; they start with single addresses.
+    pub fragmented: bool,
+    /// What the plan may do now.
+    pub allowed: Allowed,
 }
 
-/// The next thing to do.
+/// What the plan may do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowed {
+    /// Order addresses and prefixes on ENIs that are there.
+    pub fill: bool,
+    /// Make ENIs.
+    pub new_enis: bool,
+    /// Give addresses and prefixes back.
+    pub release: bool,
+    /// Give ENIs back.
+    pub remove_enis: bool,
+}
+
+impl Allowed {
+    /// Everything.
+    pub const ALL: Self = Self {
+        fill: true,
+        new_enis: true,
+        release: true,
+        remove_enis: true,
+    };
+}
+
+/// One thing to do; the actions of one plan do not depend on each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// The pool is as it should be, or cannot be better.
-    Rest,
-    /// Ask for `count` more addresses on an ENI.
-    AddAddresses {
+    /// Ask for more on an ENI.
+    Fill {
         /// The ENI.
         eni_id: String,
-        /// How many; at least 1.
-        count: u32,
+        /// What of; at least 1.
+        units: Units,
     },
-    /// Create and attach an ENI with `addresses` secondary addresses.
+    /// Create and attach an ENI.
     AddEni {
-        /// How many; at least 1.
-        addresses: u32,
+        /// What it starts with; at least 1.
+        units: Units,
+    },
+    /// Give back what nobody uses.
+    Release {
+        /// The ENI.
+        eni_id: String,
+        /// What of; at least 1.
+        units: Units,
     },
     /// Give an unused ENI back.
     RemoveEni {
@@ -112,246 +279,100 @@ pub fn usable_enis(targets: Targets, limits: Limits, unmanaged: u32) -> u32 {
     cap.saturating_sub(unmanaged)
 }
 
-/// Most secondary addresses the node can ever hold.
+/// Most addresses for pods the node can ever hold.
 #[must_use]
-pub fn capacity(targets: Targets, limits: Limits, unmanaged: u32) -> u32 {
-    usable_enis(targets, limits, unmanaged) * limits.slots()
+pub fn capacity(situation: &Situation) -> u32 {
+    let without_pods = situation.enis.iter().filter(|eni| !eni.serves_pods());
+    let enis = usable_enis(situation.targets, situation.limits, situation.unmanaged)
+        .saturating_sub(count(without_pods.count()));
+    enis * situation.limits.slots() * situation.targets.kind.addresses()
 }
 
-/// Decides the next action.
+/// Decides what to do.
 #[must_use]
-pub fn next_action(situation: &Situation<'_>) -> Action {
-    if situation.enis.iter().any(|eni| eni.draining) {
-        return Action::Rest;
-    }
-    let available = available(situation.enis);
-    if wants_more(situation, available) {
-        grow(situation)
-    } else {
-        shrink(situation, available)
+pub fn plan(situation: &Situation) -> Vec<Action> {
+    match Supply::of(situation).short(situation) {
+        0 => shrink::shrink(situation),
+        short => grow::grow(situation, short),
     }
 }
 
-fn available(enis: &[EniView]) -> u32 {
-    enis.iter().map(|eni| eni.free).sum()
+/// Whether more could be ordered, were it needed.
+#[must_use]
+pub fn can_grow(situation: &Situation) -> bool {
+    let on_order = !situation.ordered_enis.is_empty()
+        || situation.enis.iter().any(|eni| eni.ordered.slots() > 0);
+    on_order || !grow::grow(situation, 1).is_empty()
 }
 
-fn wants_more(situation: &Situation<'_>, available: u32) -> bool {
-    let wanted = situation.limits.slots() * situation.targets.warm_enis;
-    available < wanted
-        || (available == 0 && (situation.targets.warm_enis == 0 || situation.starving))
+/// Sums over the ENIs that serve pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Supply {
+    assigned: u32,
+    cooling: u32,
+    /// Free now.
+    free: u32,
+    /// On order.
+    ordered: u32,
 }
 
-fn grow(situation: &Situation<'_>) -> Action {
-    let slots = situation.limits.slots();
-    if let Some(eni) = situation.enis.iter().find(|eni| eni.total() < slots) {
-        return Action::AddAddresses {
-            eni_id: eni.eni_id.clone(),
-            count: slots - eni.total(),
+impl Supply {
+    fn of(situation: &Situation) -> Self {
+        let mut supply = Self::default();
+        for eni in situation.enis.iter().filter(|eni| eni.serves_pods()) {
+            supply.assigned += eni.assigned;
+            supply.cooling += eni.cooling;
+            supply.free += eni.free;
+            supply.ordered += eni.ordered.addresses();
+        }
+        let enis = situation.ordered_enis.iter();
+        supply.ordered += enis.map(|units| units.addresses()).sum::<u32>();
+        supply
+    }
+
+    fn spare(&self) -> u32 {
+        self.free + self.ordered
+    }
+
+    fn without(mut self, free: u32) -> Self {
+        self.free = self.free.saturating_sub(free);
+        self
+    }
+
+    /// Addresses to keep ready.
+    fn wanted(&self, situation: &Situation) -> u32 {
+        let targets = &situation.targets;
+        let wanted = match targets.rule() {
+            Rule::Ips => {
+                let floor = targets
+                    .minimum_ips
+                    .saturating_sub(self.assigned + self.cooling);
+                targets.warm_ips.max(floor)
+            }
+            Rule::Prefixes => (PREFIX_ADDRESSES * targets.warm_prefixes).max(1),
+            Rule::Enis => (situation.limits.slots() * targets.warm_enis).max(1),
         };
+        wanted.min(self.pods_to_come(situation))
     }
-    let attached = u32::try_from(situation.enis.len()).unwrap_or(u32::MAX);
-    let room = usable_enis(situation.targets, situation.limits, situation.unmanaged);
-    if slots > 0 && attached < room {
-        Action::AddEni { addresses: slots }
-    } else {
-        Action::Rest
+
+    fn pods_to_come(&self, situation: &Situation) -> u32 {
+        situation
+            .max_pods
+            .map_or(u32::MAX, |max| max.saturating_sub(self.assigned))
+    }
+
+    /// Addresses that are missing.
+    fn short(&self, situation: &Situation) -> u32 {
+        self.wanted(situation)
+            .max(situation.waiting)
+            .saturating_sub(self.spare())
     }
 }
 
-fn shrink(situation: &Situation<'_>, available: u32) -> Action {
-    let surplus_from = situation.limits.slots() * (situation.targets.warm_enis + 1);
-    if surplus_from == 0 || available < surplus_from {
-        return Action::Rest;
-    }
-    let unused = |eni: &&EniView| {
-        eni.device_number != 0
-            && eni.assigned == 0
-            && eni.cooling == 0
-            && eni.age >= MIN_ENI_AGE
-            && !wants_more(situation, available.saturating_sub(eni.free))
-    };
-    // The highest device number first keeps the low tables, which operators look at, stable.
-    match situation.enis.iter().rev().find(unused) {
-        Some(eni) => Action::RemoveEni {
-            eni_id: eni.eni_id.clone(),
-        },
-        None => Action::Rest,
-    }
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const T3_SMALL: Limits = Limits {
-        enis: 3,
-        addresses_per_eni: 4,
-    };
-
-    fn eni(device_number: u32, assigned: u32, free: u32, cooling: u32) -> EniView {
-        EniView {
-            eni_id: format!("eni-{device_number}"),
-            device_number,
-            assigned,
-            free,
-            cooling,
-            age: Duration::from_secs(600),
-            draining: false,
-        }
-    }
-
-    fn situation(enis: &[EniView], warm_enis: u32) -> Situation<'_> {
-        let targets = Targets {
-            warm_enis,
-            max_enis: None,
-        };
-        Situation {
-            enis,
-            unmanaged: 0,
-            targets,
-            limits: T3_SMALL,
-            starving: false,
-        }
-    }
-
-    /// Runs the plan until it rests, `pods` packed in device order; returns (ENIs, addresses).
-    fn settle(pods: u32, targets: Targets, limits: Limits) -> (usize, u32) {
-        let mut totals = vec![0u32];
-        for _ in 0..100 {
-            let mut left = pods;
-            let enis: Vec<EniView> = totals
-                .iter()
-                .zip(0u32..)
-                .map(|(total, device)| {
-                    let assigned = left.min(*total);
-                    left -= assigned;
-                    eni(device, assigned, total - assigned, 0)
-                })
-                .collect();
-            let starving = left > 0;
-            match next_action(&Situation {
-                enis: &enis,
-                unmanaged: 0,
-                targets,
-                limits,
-                starving,
-            }) {
-                Action::Rest => return (totals.len(), totals.iter().sum()),
-                Action::AddAddresses { eni_id, count } => {
-                    let at = enis.iter().position(|eni| eni.eni_id == eni_id).unwrap();
-                    totals[at] += count;
-                }
-                Action::AddEni { addresses } => totals.push(addresses),
-                Action::RemoveEni { .. } => {
-                    totals.pop();
-                }
-            }
-        }
-        panic!("the plan never rests for {pods} pods, {targets:?}, {limits:?}");
-    }
-
-    #[test]
-    fn documented_warm_eni_targets_of_a_t3_small() {
-        let one = Targets {
-            warm_enis: 1,
-            max_enis: None,
-        };
-        for (pods, expected) in [(0, (1, 3)), (1, (2, 6)), (5, (3, 9)), (9, (3, 9))] {
-            assert_eq!(settle(pods, one, T3_SMALL), expected, "{pods} pods");
-        }
-        let none = Targets {
-            warm_enis: 0,
-            max_enis: None,
-        };
-        for (pods, expected) in [(0, (1, 3)), (3, (2, 6)), (4, (2, 6)), (6, (3, 9))] {
-            assert_eq!(
-                settle(pods, none, T3_SMALL),
-                expected,
-                "{pods} pods, no warm ENI"
-            );
-        }
-    }
-
-    #[test]
-    fn max_eni_caps_growth_only_inside_the_instance_limit() {
-        let capped = |max| Targets {
-            warm_enis: 1,
-            max_enis: Some(max),
-        };
-        assert_eq!(settle(5, capped(2), T3_SMALL), (2, 6));
-        assert_eq!(settle(5, capped(0), T3_SMALL), (3, 9));
-        assert_eq!(settle(5, capped(50), T3_SMALL), (3, 9));
-    }
-
-    #[test]
-    fn foreign_enis_take_up_room() {
-        let enis = [eni(0, 3, 0, 0)];
-        let mut input = situation(&enis, 1);
-        input.unmanaged = 2;
-        assert_eq!(next_action(&input), Action::Rest);
-        input.unmanaged = 1;
-        assert_eq!(next_action(&input), Action::AddEni { addresses: 3 });
-    }
-
-    #[test]
-    fn cooling_addresses_are_not_available() {
-        let enis = [eni(0, 0, 0, 3)];
-        assert_eq!(
-            next_action(&situation(&enis, 1)),
-            Action::AddEni { addresses: 3 }
-        );
-    }
-
-    #[test]
-    fn an_eni_is_given_back_only_when_nothing_hangs_on_it() {
-        let full = |last: EniView| [eni(0, 0, 3, 0), eni(1, 0, 3, 0), last];
-        let removed = |enis: &[EniView]| match next_action(&situation(enis, 1)) {
-            Action::RemoveEni { eni_id } => Some(eni_id),
-            Action::Rest => None,
-            other => panic!("unexpected {other:?}"),
-        };
-        assert_eq!(removed(&full(eni(2, 0, 3, 0))).as_deref(), Some("eni-2"));
-        assert_eq!(removed(&full(eni(2, 1, 2, 0))).as_deref(), Some("eni-1"));
-        assert_eq!(removed(&full(eni(2, 0, 2, 1))).as_deref(), Some("eni-1"));
-        let mut young = eni(2, 0, 3, 0);
-        young.age = MIN_ENI_AGE - Duration::from_millis(1);
-        assert_eq!(removed(&full(young)).as_deref(), Some("eni-1"));
-        let mut draining = eni(2, 0, 3, 0);
-        draining.draining = true;
-        assert_eq!(removed(&full(draining)), None);
-        assert_eq!(removed(&[eni(0, 0, 3, 0)]), None);
-    }
-
-    #[test]
-    fn an_instance_type_without_secondary_addresses_does_nothing() {
-        let enis = [eni(0, 0, 0, 0)];
-        let mut input = situation(&enis, 1);
-        input.limits = Limits {
-            enis: 2,
-            addresses_per_eni: 1,
-        };
-        input.starving = true;
-        assert_eq!(next_action(&input), Action::Rest);
-    }
-
-    proptest! {
-        #[test]
-        fn the_plan_settles_within_the_limits_and_serves_the_pods(
-            pods in 0..300u32,
-            warm_enis in 0..4u32,
-            max_enis in prop::option::of(0..20u32),
-            enis in 1..16u32,
-            addresses_per_eni in 2..51u32,
-        ) {
-            let limits = Limits { enis, addresses_per_eni };
-            let targets = Targets { warm_enis, max_enis };
-            let (count, total) = settle(pods, targets, limits);
-            prop_assert!(count as u32 <= usable_enis(targets, limits, 0));
-            prop_assert!(total <= capacity(targets, limits, 0));
-            prop_assert!(total >= pods.min(capacity(targets, limits, 0)));
-        }
-    }
-}
+#[path = "plan_tests.rs"]
+mod tests;

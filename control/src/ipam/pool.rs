@@ -1,17 +1,32 @@
-//! The node's secondary addresses and their states: free, assigned, cooling.
+//! The node's addresses for pods and their states: free, assigned, cooling, leaving.
 //!
 //! Guarantees: an address has at most one holder and belongs to one ENI; a key holds at most one address; a released
-//! address is not handed out until its cool-down has passed; what is cooling is not counted as free.
+//! address is not handed out until its cool-down has passed, even if EC2 takes it away and brings it back meanwhile;
+//! what is cooling is not counted as free and not given back; what was given back is not believed to be there again
+//! before [`DISBELIEF`] has passed, because both of EC2's views lag.
 //! Must not: read clocks, talk to EC2 or the kernel, or persist anything.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use penstock_control_api::{AttachmentKey, PoolReport};
 
 use crate::clock::Timestamp;
-use crate::ipam::plan::EniView;
+use crate::ipam::plan::{EniView, Role, Units};
+
+mod release;
+
+pub use release::Parting;
+
+/// For how long a sighting of something given back is put down to a lagging view; EC2's own advice for eventual
+/// consistency is to wait up to five minutes.
+pub const DISBELIEF: Duration = Duration::from_secs(300);
+
+/// Length of a delegated IPv4 prefix.
+pub const PREFIX_LENGTH: u8 = 28;
 
 /// State of one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +35,8 @@ enum Slot {
     Idle { released: Option<Timestamp> },
     /// Held by an attachment.
     Assigned(AttachmentKey),
+    /// Being given back to EC2; not to be handed out.
+    Leaving,
 }
 
 /// One ENI's share of the pool.
@@ -29,6 +46,9 @@ struct Eni {
     added: Timestamp,
     /// Being removed: hands out nothing.
     draining: bool,
+    role: Role,
+    /// Delegated prefixes; each has all its addresses in `slots`.
+    prefixes: BTreeSet<Ipv4Net>,
     slots: BTreeMap<Ipv4Addr, Slot>,
 }
 
@@ -36,6 +56,24 @@ impl Eni {
     fn assigned(&self) -> usize {
         let is_assigned = |slot: &&Slot| matches!(slot, Slot::Assigned(_));
         self.slots.values().filter(is_assigned).count()
+    }
+
+    /// The delegated prefix an address came with.
+    fn prefix_of(&self, address: Ipv4Addr) -> Option<Ipv4Net> {
+        let prefix = prefix_around(address);
+        prefix.filter(|prefix| self.prefixes.contains(prefix))
+    }
+
+    fn hands_out(&self) -> bool {
+        !self.draining && self.role == Role::Pods
+    }
+
+    /// Addresses of a prefix, or the one address.
+    fn slots_of(&self, prefix: Ipv4Net) -> impl Iterator<Item = (Ipv4Addr, &Slot)> + '_ {
+        let range = prefix.network()..=prefix.broadcast();
+        self.slots
+            .range(range)
+            .map(|(address, slot)| (*address, slot))
     }
 }
 
@@ -66,6 +104,9 @@ pub enum PoolError {
         /// Its ENI.
         eni_id: String,
     },
+    /// A prefix of a size EC2 does not delegate.
+    #[error("{0} is no delegated prefix, which is a /28")]
+    NotDelegated(Ipv4Net),
 }
 
 /// All secondary addresses of the node.
@@ -75,6 +116,10 @@ pub struct Pool {
     enis: BTreeMap<String, Eni>,
     holders: HashMap<AttachmentKey, Ipv4Addr>,
     owners: HashMap<Ipv4Addr, String>,
+    /// When addresses that are not here now were last released.
+    absent: HashMap<Ipv4Addr, Timestamp>,
+    /// What was given back, and when; a single address as a /32.
+    returned: HashMap<Ipv4Net, Timestamp>,
 }
 
 impl Pool {
@@ -86,6 +131,8 @@ impl Pool {
             enis: BTreeMap::new(),
             holders: HashMap::new(),
             owners: HashMap::new(),
+            absent: HashMap::new(),
+            returned: HashMap::new(),
         }
     }
 
@@ -95,8 +142,19 @@ impl Pool {
             device_number,
             added: now,
             draining: false,
+            role: Role::Pods,
+            prefixes: BTreeSet::new(),
             slots: BTreeMap::new(),
         });
+    }
+
+    /// Says what an ENI is for.
+    ///
+    /// # Errors
+    /// When the ENI is unknown.
+    pub fn set_role(&mut self, eni_id: &str, role: Role) -> Result<(), PoolError> {
+        self.eni_mut(eni_id)?.role = role;
+        Ok(())
     }
 
     /// Stops or resumes handing out the addresses of an ENI.
@@ -112,38 +170,116 @@ impl Pool {
         Ok(())
     }
 
-    /// Forgets an ENI and its addresses.
+    /// Forgets an ENI and its addresses, which EC2 has now.
     ///
     /// # Errors
     /// When the ENI is unknown or in use.
-    pub fn remove_eni(&mut self, eni_id: &str) -> Result<(), PoolError> {
+    pub fn remove_eni(&mut self, eni_id: &str, now: Timestamp) -> Result<(), PoolError> {
         if self.eni_mut(eni_id)?.assigned() > 0 {
             return Err(PoolError::InUse(eni_id.to_owned()));
         }
-        self.enis.remove(eni_id);
+        if let Some(eni) = self.enis.remove(eni_id) {
+            for (address, slot) in eni.slots {
+                self.remember(address, &slot);
+                self.returned.insert(Ipv4Net::from(address), now);
+            }
+            let prefixes = eni.prefixes.into_iter();
+            self.returned.extend(prefixes.map(|prefix| (prefix, now)));
+        }
         self.owners.retain(|_, owner| owner != eni_id);
         Ok(())
     }
 
-    /// Adds a free address; no effect when the ENI has it already.
+    /// Adds a free address that EC2 has just granted; no effect when the ENI has it already.
     ///
     /// # Errors
     /// When the ENI is unknown or another one owns the address.
     pub fn add_address(&mut self, eni_id: &str, address: Ipv4Addr) -> Result<(), PoolError> {
-        if let Some(owner) = self.owners.get(&address)
-            && owner != eni_id
-        {
-            return Err(PoolError::Duplicate {
+        self.owned_by_no_other(eni_id, address)?;
+        let released = self.absent.get(&address).copied();
+        let eni = self.eni_mut(eni_id)?;
+        eni.slots.entry(address).or_insert(Slot::Idle { released });
+        self.owners.insert(address, eni_id.to_owned());
+        self.absent.remove(&address);
+        self.returned.remove(&Ipv4Net::from(address));
+        Ok(())
+    }
+
+    /// Adds a prefix that EC2 has just granted, with all its addresses; no effect when the ENI has it already.
+    ///
+    /// # Errors
+    /// When the ENI is unknown, another one owns an address of it, or it is no /28.
+    pub fn add_prefix(&mut self, eni_id: &str, prefix: Ipv4Net) -> Result<(), PoolError> {
+        if prefix.prefix_len() != PREFIX_LENGTH {
+            return Err(PoolError::NotDelegated(prefix));
+        }
+        let addresses: Vec<Ipv4Addr> = addresses_of(prefix).collect();
+        for address in &addresses {
+            self.owned_by_no_other(eni_id, *address)?;
+        }
+        self.eni_mut(eni_id)?.prefixes.insert(prefix.trunc());
+        for address in addresses {
+            self.add_address(eni_id, address)?;
+        }
+        self.returned.remove(&prefix.trunc());
+        Ok(())
+    }
+
+    /// Adds an address that a look at the cloud shows, unless it was given back lately.
+    ///
+    /// # Errors
+    /// As [`Self::add_address`].
+    pub fn sight_address(
+        &mut self,
+        eni_id: &str,
+        address: Ipv4Addr,
+        now: Timestamp,
+    ) -> Result<(), PoolError> {
+        match self.gave_back(Ipv4Net::from(address), now) {
+            true => Ok(()),
+            false => self.add_address(eni_id, address),
+        }
+    }
+
+    /// Adds a prefix that a look at the cloud shows, unless it was given back lately.
+    ///
+    /// # Errors
+    /// As [`Self::add_prefix`].
+    pub fn sight_prefix(
+        &mut self,
+        eni_id: &str,
+        prefix: Ipv4Net,
+        now: Timestamp,
+    ) -> Result<(), PoolError> {
+        match self.gave_back(prefix, now) {
+            true => Ok(()),
+            false => self.add_prefix(eni_id, prefix),
+        }
+    }
+
+    fn gave_back(&self, what: Ipv4Net, now: Timestamp) -> bool {
+        let when = self.returned.get(&what.trunc());
+        when.is_some_and(|when| now.since(*when) < DISBELIEF)
+    }
+
+    fn owned_by_no_other(&self, eni_id: &str, address: Ipv4Addr) -> Result<(), PoolError> {
+        match self.owners.get(&address) {
+            Some(owner) if owner != eni_id => Err(PoolError::Duplicate {
                 address,
                 eni_id: owner.clone(),
-            });
+            }),
+            _ => Ok(()),
         }
-        let eni = self.eni_mut(eni_id)?;
-        eni.slots
-            .entry(address)
-            .or_insert(Slot::Idle { released: None });
-        self.owners.insert(address, eni_id.to_owned());
-        Ok(())
+    }
+
+    /// An address that goes keeps its cool-down.
+    fn remember(&mut self, address: Ipv4Addr, slot: &Slot) {
+        if let Slot::Idle {
+            released: Some(released),
+        } = slot
+        {
+            self.absent.insert(address, *released);
+        }
     }
 
     /// Forgets an address nobody holds.
@@ -158,13 +294,34 @@ impl Pool {
         if matches!(eni.slots.get(&address), Some(Slot::Assigned(_))) {
             return Err(PoolError::InUse(address.to_string()));
         }
-        eni.slots.remove(&address);
+        let slot = eni.slots.remove(&address);
         self.owners.remove(&address);
+        if let Some(slot) = slot {
+            self.remember(address, &slot);
+        }
         Ok(())
     }
 
-    /// Hands out an address: of the fullest ENI that has one free, the one unused for longest. A key that holds one
-    /// gets the same again.
+    /// Forgets a prefix none of whose addresses is held.
+    ///
+    /// # Errors
+    /// When an address of it is in use; the prefix then stays whole.
+    pub fn remove_prefix(&mut self, eni_id: &str, prefix: Ipv4Net) -> Result<(), PoolError> {
+        let eni = self.eni_mut(eni_id)?;
+        let held = |(_, slot): (Ipv4Addr, &Slot)| matches!(slot, Slot::Assigned(_));
+        if eni.slots_of(prefix).any(held) {
+            return Err(PoolError::InUse(prefix.to_string()));
+        }
+        if eni.prefixes.remove(&prefix) {
+            for address in addresses_of(prefix) {
+                self.remove_address(address)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands out an address: of the fullest ENI that has one free and its fullest prefix, the one unused for longest.
+    /// Pods that are packed leave ENIs and prefixes to give back. A key that holds one gets the same again.
     ///
     /// # Errors
     /// [`Exhausted`] when nothing is free.
@@ -180,9 +337,9 @@ impl Pool {
         let choice = self
             .enis
             .iter()
-            .filter(|(_, eni)| !eni.draining)
-            .filter_map(|(id, eni)| oldest_free(eni, cooldown, now).map(|free| (id, eni, free)))
-            .max_by_key(|(_, eni, _)| (eni.assigned(), std::cmp::Reverse(eni.device_number)))
+            .filter(|(_, eni)| eni.hands_out())
+            .filter_map(|(id, eni)| best_free(eni, cooldown, now).map(|free| (id, eni, free)))
+            .max_by_key(|(_, eni, _)| (eni.assigned(), Reverse(eni.device_number)))
             .map(|(id, _, free)| (id.clone(), free));
         let Some((eni_id, address)) = choice else {
             return Err(self.exhausted(now));
@@ -218,6 +375,8 @@ impl Pool {
 
     /// Takes the address of `key` back; it cools from `now` on.
     pub fn release(&mut self, key: &AttachmentKey, now: Timestamp) -> Option<Ipv4Addr> {
+        let cooldown = self.cooldown;
+        self.absent.retain(|_, at| cools(*at, cooldown, now));
         self.take_back(key, Some(now))
     }
 
@@ -226,9 +385,11 @@ impl Pool {
         self.take_back(key, None)
     }
 
-    /// Restores a cool-down that began before a restart; no effect for an address that is held or unknown.
+    /// Restores a cool-down that began before a restart; no effect for an address that is held. An address that is not
+    /// here yet will cool when it comes.
     pub fn set_cooling(&mut self, address: Ipv4Addr, since: Timestamp) {
         let Some(owner) = self.owners.get(&address) else {
+            self.absent.insert(address, since);
             return;
         };
         let slot = self
@@ -261,18 +422,51 @@ impl Pool {
             .flat_map(|eni| eni.slots.keys().copied())
     }
 
-    /// Addresses that are cooling, with the moment each was released.
+    /// What was given back so lately that a sighting of it is not believed.
+    pub fn returned(&self, now: Timestamp) -> impl Iterator<Item = (Ipv4Net, Timestamp)> + '_ {
+        let all = self.returned.iter().map(|(what, at)| (*what, *at));
+        all.filter(move |(_, at)| now.since(*at) < DISBELIEF)
+    }
+
+    /// Restores what was given back before a restart.
+    pub fn set_returned(&mut self, what: Ipv4Net, at: Timestamp) {
+        self.returned.insert(what.trunc(), at);
+    }
+
+    /// Delegated prefixes of one ENI, in order.
+    pub fn prefixes(&self, eni_id: &str) -> impl Iterator<Item = Ipv4Net> + '_ {
+        self.enis
+            .get(eni_id)
+            .into_iter()
+            .flat_map(|eni| eni.prefixes.iter().copied())
+    }
+
+    /// Addresses of one ENI that came one by one, in order.
+    pub fn singles(&self, eni_id: &str) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        let eni = self.enis.get(eni_id).into_iter();
+        eni.flat_map(|eni| {
+            let addresses = eni.slots.keys().copied();
+            addresses.filter(|address| eni.prefix_of(*address).is_none())
+        })
+    }
+
+    /// Addresses that are cooling, with the moment each was released; those that are not here now included.
     #[must_use]
     pub fn cooling(&self, now: Timestamp) -> Vec<(Ipv4Addr, Timestamp)> {
-        let slots = self.enis.values().flat_map(|eni| &eni.slots);
-        slots
-            .filter_map(|(address, slot)| match slot {
-                Slot::Idle { released: Some(at) } if cools(*at, self.cooldown, now) => {
-                    Some((*address, *at))
-                }
-                _ => None,
-            })
+        let here = self.cooling_here(now);
+        let absent = self.absent.iter().map(|(address, at)| (*address, *at));
+        here.chain(absent.filter(|(_, at)| cools(*at, self.cooldown, now)))
             .collect()
+    }
+
+    fn cooling_here(&self, now: Timestamp) -> impl Iterator<Item = (Ipv4Addr, Timestamp)> + '_ {
+        let slots = self.enis.values().flat_map(|eni| &eni.slots);
+        slots.filter_map(move |(address, slot)| match slot {
+            Slot::Idle { released: Some(at) } if cools(*at, self.cooldown, now) => {
+                Some((*address, *at))
+            }
+            _ => None,
+        })
     }
 
     /// What the plan needs to know of each ENI, ordered by device number.
@@ -281,21 +475,34 @@ impl Pool {
         let mut views: Vec<EniView> = self
             .enis
             .iter()
-            .map(|(id, eni)| {
-                let (free, cooling) = idle_counts(eni, self.cooldown, now);
-                EniView {
-                    eni_id: id.clone(),
-                    device_number: eni.device_number,
-                    assigned: count(eni.assigned()),
-                    free,
-                    cooling,
-                    age: now.since(eni.added),
-                    draining: eni.draining,
-                }
-            })
+            .map(|(id, eni)| self.view(id, eni, now))
             .collect();
         views.sort_by_key(|view| view.device_number);
         views
+    }
+
+    fn view(&self, eni_id: &str, eni: &Eni, now: Timestamp) -> EniView {
+        let (free, cooling) = idle_counts(eni, self.cooldown, now);
+        let leaving = eni.slots.values().any(|slot| *slot == Slot::Leaving);
+        EniView {
+            eni_id: eni_id.to_owned(),
+            device_number: eni.device_number,
+            role: eni.role,
+            assigned: count(eni.assigned()),
+            // What is not handed out is of no use to a pod.
+            free: if eni.draining { 0 } else { free },
+            cooling,
+            held: Units {
+                singles: count(self.singles(eni_id).count()),
+                prefixes: count(eni.prefixes.len()),
+            },
+            idle: self.idle(eni, now),
+            ordered: Units::default(),
+            age: now.since(eni.added),
+            draining: eni.draining || leaving,
+            subnet_full: false,
+            fragmented: false,
+        }
     }
 
     /// Totals; `limit` is the most the instance type could hold.
@@ -315,7 +522,7 @@ impl Pool {
     }
 
     fn exhausted(&self, now: Timestamp) -> Exhausted {
-        let cooling = self.cooling(now);
+        let cooling: Vec<_> = self.cooling_here(now).collect();
         Exhausted {
             cooling: count(cooling.len()),
             next_free: cooling.iter().map(|(_, at)| at.plus(self.cooldown)).min(),
@@ -349,13 +556,40 @@ fn cools(released: Timestamp, cooldown: Duration, now: Timestamp) -> bool {
     !cooldown.is_zero() && now.since(released) <= cooldown
 }
 
-fn oldest_free(eni: &Eni, cooldown: Duration, now: Timestamp) -> Option<Ipv4Addr> {
+/// The free address whose prefix has most pods, and of these the one unused for longest. Single addresses come before
+/// a prefix nobody uses yet.
+fn best_free(eni: &Eni, cooldown: Duration, now: Timestamp) -> Option<Ipv4Addr> {
+    let mut pods: HashMap<Ipv4Net, u32> = HashMap::new();
+    for (address, slot) in &eni.slots {
+        if matches!(slot, Slot::Assigned(_))
+            && let Some(prefix) = eni.prefix_of(*address)
+        {
+            *pods.entry(prefix).or_default() += 1;
+        }
+    }
+    let weight = |address: Ipv4Addr| match eni.prefix_of(address) {
+        Some(prefix) => pods.get(&prefix).copied().unwrap_or(0),
+        None => 1,
+    };
     let free = eni.slots.iter().filter_map(|(address, slot)| match slot {
         Slot::Idle { released: Some(at) } if cools(*at, cooldown, now) => None,
-        Slot::Idle { released } => Some((*released, *address)),
-        Slot::Assigned(_) => None,
+        Slot::Idle { released } => Some((Reverse(weight(*address)), *released, *address)),
+        Slot::Assigned(_) | Slot::Leaving => None,
     });
-    free.min().map(|(_, address)| address)
+    free.min().map(|(_, _, address)| address)
+}
+
+/// The /28 an address lies in.
+fn prefix_around(address: Ipv4Addr) -> Option<Ipv4Net> {
+    Ipv4Net::new(address, PREFIX_LENGTH)
+        .ok()
+        .map(|net| net.trunc())
+}
+
+/// Every address of a prefix, the first and the last included: pods may have them.
+pub fn addresses_of(prefix: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
+    let range = u32::from(prefix.network())..=u32::from(prefix.broadcast());
+    range.map(Ipv4Addr::from)
 }
 
 /// (free, cooling)
@@ -366,7 +600,7 @@ fn idle_counts(eni: &Eni, cooldown: Duration, now: Timestamp) -> (u32, u32) {
         match slot {
             Slot::Idle { released: Some(at) } if cools(*at, cooldown, now) => cooling += 1,
             Slot::Idle { .. } => free += 1,
-            Slot::Assigned(_) => {}
+            Slot::Assigned(_) | Slot::Leaving => {}
         }
     }
     (free, cooling)

@@ -107,10 +107,10 @@ fn a_draining_eni_hands_out_nothing_and_a_used_one_cannot_drain() {
         Err(PoolError::InUse("eni-1".into()))
     );
     assert_eq!(
-        pool.remove_eni("eni-1"),
+        pool.remove_eni("eni-1", at(0)),
         Err(PoolError::InUse("eni-1".into()))
     );
-    pool.remove_eni("eni-0").unwrap();
+    pool.remove_eni("eni-0", at(0)).unwrap();
     assert_eq!(pool.owner(address(0, 1)), None);
 }
 
@@ -134,6 +134,117 @@ fn a_running_pod_outweighs_a_missing_address() {
     assert_eq!(pool.held(&key(1)), Some((address(0, 77), "eni-0".into())));
     assert!(pool.adopt(&key(2), "eni-0", address(0, 77)).is_err());
     assert!(pool.remove_address(address(0, 77)).is_err());
+}
+
+fn prefix(eni: u8, sixteenth: u8) -> Ipv4Net {
+    Ipv4Net::new(address(eni, sixteenth * 16), PREFIX_LENGTH).unwrap()
+}
+
+fn view(pool: &Pool, at: Timestamp) -> EniView {
+    pool.views(at).remove(0)
+}
+
+#[test]
+fn all_sixteen_addresses_of_a_prefix_are_for_pods() {
+    let mut pool = pool(1, 0);
+    pool.add_prefix("eni-0", prefix(0, 2)).unwrap();
+    let handed: Vec<_> = (0..16)
+        .map(|id| pool.assign(&key(id), at(0)).unwrap().0)
+        .collect();
+    assert_eq!(handed.first(), Some(&address(0, 32)));
+    assert_eq!(handed.last(), Some(&address(0, 47)));
+    assert!(pool.assign(&key(16), at(0)).is_err());
+    let odd = "10.0.0.0/27".parse().unwrap();
+    assert_eq!(
+        pool.add_prefix("eni-0", odd),
+        Err(PoolError::NotDelegated(odd))
+    );
+}
+
+#[test]
+fn pods_are_packed_onto_the_fullest_prefix() {
+    let mut pool = pool(1, 0);
+    for sixteenth in 0..3 {
+        pool.add_prefix("eni-0", prefix(0, sixteenth)).unwrap();
+    }
+    pool.adopt(&key(0), "eni-0", address(0, 40)).unwrap();
+    for id in 1..16 {
+        let (given, _) = pool.assign(&key(id), at(0)).unwrap();
+        assert!(prefix(0, 2).contains(&given), "{given}");
+    }
+    let view = view(&pool, at(0));
+    assert_eq!((view.idle.prefixes, view.held.prefixes), (2, 3));
+}
+
+#[test]
+fn a_prefix_in_which_an_address_rests_is_not_idle() {
+    let mut pool = pool(1, 0);
+    pool.add_prefix("eni-0", prefix(0, 0)).unwrap();
+    pool.assign(&key(1), at(0)).unwrap();
+    pool.release(&key(1), at(0));
+    assert_eq!(view(&pool, at(30)).idle, Units::default());
+    assert_eq!(view(&pool, at(31)).idle.prefixes, 1);
+    let all = Units {
+        singles: 9,
+        prefixes: 9,
+    };
+    assert!(pool.part_with("eni-0", all, at(30)).unwrap().is_empty());
+}
+
+#[test]
+fn what_is_leaving_is_nobodys_until_it_is_kept() {
+    let mut pool = pool(1, 2);
+    let units = Units::of(crate::ipam::plan::Kind::Address, 1);
+    let parting = pool.part_with("eni-0", units, at(0)).unwrap();
+    assert_eq!(parting.addresses, [address(0, 1)]);
+    let seen = view(&pool, at(0));
+    assert!(seen.draining && seen.free == 1 && seen.held.singles == 2);
+    assert_eq!(pool.assign(&key(1), at(0)).unwrap().0, address(0, 2));
+    assert!(pool.assign(&key(2), at(0)).is_err());
+    pool.keep("eni-0", &parting);
+    assert_eq!(pool.assign(&key(2), at(0)).unwrap().0, address(0, 1));
+}
+
+#[test]
+fn a_lagging_view_does_not_bring_back_what_was_given_back() {
+    let mut pool = pool(1, 1);
+    pool.add_prefix("eni-0", prefix(0, 2)).unwrap();
+    let all = Units {
+        singles: 1,
+        prefixes: 1,
+    };
+    let parting = pool.part_with("eni-0", all, at(0)).unwrap();
+    pool.parted("eni-0", &parting, at(0));
+    let later = at(DISBELIEF.as_secs() - 1);
+    pool.sight_address("eni-0", address(0, 1), later).unwrap();
+    pool.sight_prefix("eni-0", prefix(0, 2), later).unwrap();
+    assert!(pool.assign(&key(1), later).is_err());
+    pool.add_address("eni-0", address(0, 1)).unwrap();
+    assert!(pool.assign(&key(1), later).is_ok(), "EC2 granted it anew");
+    let believed = at(DISBELIEF.as_secs());
+    pool.sight_prefix("eni-0", prefix(0, 2), believed).unwrap();
+    assert_eq!(view(&pool, believed).free, 16);
+}
+
+#[test]
+fn an_address_that_goes_and_comes_back_still_rests() {
+    let mut pool = pool(1, 1);
+    pool.assign(&key(1), at(0)).unwrap();
+    pool.release(&key(1), at(10));
+    pool.remove_address(address(0, 1)).unwrap();
+    assert_eq!(pool.cooling(at(11)), [(address(0, 1), at(10))]);
+    pool.add_address("eni-0", address(0, 1)).unwrap();
+    assert!(pool.assign(&key(2), at(40)).is_err());
+    assert!(pool.assign(&key(2), at(41)).is_ok());
+}
+
+#[test]
+fn an_eni_without_pods_hands_out_nothing() {
+    for role in [Role::Host, Role::Retired] {
+        let mut pool = pool(1, 1);
+        pool.set_role("eni-0", role).unwrap();
+        assert!(pool.assign(&key(1), at(0)).is_err());
+    }
 }
 
 #[derive(Debug, Clone)]

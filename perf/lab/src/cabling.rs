@@ -62,7 +62,7 @@ impl Cabling {
     pub(crate) fn own(&self, eni: &Eni) -> Result<()> {
         let attached = eni.attachment_status != AttachmentStatus::Detached;
         let ownership = Ownership {
-            addresses: eni.addresses().filter(|_| attached).collect(),
+            addresses: eni.delivered().filter(|_| attached).collect(),
             node_primary: (eni.device_index == 0).then_some(eni.primary),
             source_check: eni.source_dest_check,
         };

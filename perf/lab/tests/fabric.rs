@@ -124,7 +124,7 @@ fn only_primary_addresses_reach_the_outside_unless_it_accepts_any() {
             allow_reassignment: false,
         })
         .unwrap();
-    let secondary = assigned[0];
+    let secondary = assigned.addresses[0];
     send_from(node.netns(), secondary, OUTSIDE_ADDRESSES[0]);
     assert_eq!(eventually(&lab, Verdict::OutsideSource, 1), 1);
     assert_eq!(

@@ -20,12 +20,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::{ApiError, CloudConfig, ConfigError, Eni, Instance, NoWire, Wire};
+use crate::{ApiError, AttachmentStatus, CloudConfig, ConfigError, Eni, Instance, NoWire, Wire};
 
-pub use address::{AddressChoice, AssignRequest};
+pub use address::{AddressChoice, AssignRequest, Assigned};
 pub use create::CreateRequest;
 pub use describe::{Filter, Page, PageLimits, PageRequest, SubnetView, TagView, VpcView};
-pub(crate) use fault::{FaultKind, IMDS};
+pub use fault::FaultKind;
+pub(crate) use fault::{Budget, IMDS};
 pub use interface::{AttachRequest, InterfaceChange};
 pub(crate) use state::State;
 use state::Work;
@@ -126,6 +127,22 @@ impl Cloud {
             .collect()
     }
 
+    /// The interfaces of an instance as its metadata service shows them, by device index: those that are there, as they
+    /// were a while ago if views lag.
+    #[must_use]
+    pub fn metadata_enis(&self, instance_id: &str) -> Vec<Eni> {
+        let plugged = |eni: &Eni| {
+            matches!(
+                eni.attachment_status,
+                AttachmentStatus::Attached | AttachmentStatus::Detaching
+            ) && eni.instance_id.as_deref() == Some(instance_id)
+        };
+        let mut enis = self.lock().shown(self.now());
+        enis.retain(plugged);
+        enis.sort_by_key(|eni| eni.device_index);
+        enis
+    }
+
     /// The interfaces of an instance, by device index, in every state of attachment.
     #[must_use]
     pub fn instance_enis(&self, instance_id: &str) -> Vec<Eni> {
@@ -166,6 +183,8 @@ impl Cloud {
     pub fn settle(&self) {
         let _turn = lock(&self.delivery);
         self.settle_in_turn();
+        let now = self.now();
+        self.lock().remember(now);
     }
 
     fn settle_in_turn(&self) {

@@ -80,6 +80,8 @@ pub struct Eni {
     pub primary: Ipv4Addr,
     /// Secondary private addresses, in order of assignment.
     pub secondaries: Vec<Ipv4Addr>,
+    /// Prefixes delegated to it, /28 each, in order of assignment.
+    pub prefixes: Vec<Ipv4Net>,
     /// Position in the instance; 0 is the primary interface. Meaningless (and 0) while `attachment_id` is `None`.
     pub device_index: u32,
     /// `eni-attach-...` while attached.
@@ -105,9 +107,24 @@ pub struct Eni {
 }
 
 impl Eni {
-    /// Every private address it owns, the primary first.
+    /// Every private address it owns one by one, the primary first.
     pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
         std::iter::once(self.primary).chain(self.secondaries.iter().copied())
+    }
+
+    /// Every private address the VPC delivers to it, those of its prefixes included.
+    pub fn delivered(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        let prefixes = self.prefixes.iter().flat_map(|prefix| {
+            let range = u32::from(prefix.network())..=u32::from(prefix.broadcast());
+            range.map(Ipv4Addr::from)
+        });
+        self.addresses().chain(prefixes)
+    }
+
+    /// How much of its limit it uses: an address and a prefix count the same.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        1 + self.secondaries.len() + self.prefixes.len()
     }
 
     /// The hardware address as text, lower case with colons.

@@ -29,7 +29,14 @@ pub(crate) struct AddressPool {
     last: u32,
     cursor: u32,
     taken: BTreeSet<u32>,
+    /// Kept for prefixes: single addresses of EC2's choice do not come from here.
+    kept: Vec<Ipv4Net>,
 }
+
+/// Length of the prefixes EC2 delegates.
+pub(crate) const PREFIX_LENGTH: u8 = 28;
+/// Addresses in one.
+const PREFIX_SIZE: u32 = 16;
 
 impl AddressPool {
     /// A pool over `cidr`, which is /28 or larger (checked by the configuration).
@@ -43,24 +50,65 @@ impl AddressPool {
             last,
             cursor: first,
             taken: BTreeSet::new(),
+            kept: Vec::new(),
         }
+    }
+
+    /// A CIDR reservation of type `prefix`.
+    pub(crate) fn keep_for_prefixes(&mut self, range: Ipv4Net) {
+        self.kept.push(range.trunc());
+    }
+
+    /// A whole free /28, from a reservation first; `None` when there is none, however many addresses are free.
+    pub(crate) fn take_prefix(&mut self) -> Option<Ipv4Net> {
+        let kept = |base: &u32| {
+            self.kept
+                .iter()
+                .any(|range| range.contains(&Ipv4Addr::from(*base)))
+        };
+        let free = self.free_prefixes();
+        let base = free.iter().find(|base| kept(base)).or(free.first())?;
+        let prefix = Ipv4Net::new(Ipv4Addr::from(*base), PREFIX_LENGTH).ok()?;
+        self.taken.extend(*base..=*base + (PREFIX_SIZE - 1));
+        Some(prefix)
+    }
+
+    fn free_prefixes(&self) -> Vec<u32> {
+        let aligned = self.first.next_multiple_of(PREFIX_SIZE);
+        let bases = (aligned..=self.last).step_by(PREFIX_SIZE as usize);
+        let whole = |base: &u32| {
+            let end = base.saturating_add(PREFIX_SIZE - 1);
+            end <= self.last && self.taken.range(*base..=end).next().is_none()
+        };
+        bases.filter(whole).collect()
+    }
+
+    pub(crate) fn give_back_prefix(&mut self, prefix: Ipv4Net) {
+        let base = u32::from(prefix.network());
+        for bits in base..=base.saturating_add(PREFIX_SIZE - 1) {
+            self.taken.remove(&bits);
+        }
+    }
+
+    fn is_kept(&self, bits: u32) -> bool {
+        let address = Ipv4Addr::from(bits);
+        self.kept.iter().any(|range| range.contains(&address))
     }
 
     pub(crate) fn free(&self) -> usize {
         ((self.last - self.first + 1) as usize).saturating_sub(self.taken.len())
     }
 
-    /// The next free address; `None` when the subnet is full.
+    /// The next free address; `None` when there is none outside reservations.
     pub(crate) fn take_any(&mut self) -> Option<Ipv4Addr> {
-        if self.free() == 0 {
-            return None;
-        }
-        while !self.taken.insert(self.cursor) {
+        for _ in self.first..=self.last {
+            let bits = self.cursor;
             self.advance();
+            if !self.is_kept(bits) && self.taken.insert(bits) {
+                return Some(Ipv4Addr::from(bits));
+            }
         }
-        let address = Ipv4Addr::from(self.cursor);
-        self.advance();
-        Some(address)
+        None
     }
 
     fn advance(&mut self) {
@@ -141,6 +189,29 @@ mod tests {
         let rest: Vec<_> = std::iter::from_fn(|| pool.take_any()).collect();
         assert_eq!(rest.last(), Some(&first));
         assert_eq!(rest.len(), 11);
+    }
+
+    #[test]
+    fn a_prefix_is_a_whole_aligned_block_clear_of_what_ec2_keeps() {
+        let mut pool = pool("10.0.0.0/26");
+        let prefixes: Vec<String> = std::iter::from_fn(|| pool.take_prefix())
+            .map(|prefix| prefix.to_string())
+            .collect();
+        assert_eq!(prefixes, ["10.0.0.16/28", "10.0.0.32/28"]);
+        assert_eq!(pool.free(), 59 - 32);
+        pool.give_back_prefix("10.0.0.16/28".parse().unwrap());
+        pool.take(Ipv4Addr::new(10, 0, 0, 20));
+        assert_eq!(pool.take_prefix(), None, "fragmented");
+        assert!(pool.free() > 16);
+    }
+
+    #[test]
+    fn reservations_are_for_prefixes_alone() {
+        let mut pool = pool("10.0.0.0/26");
+        pool.keep_for_prefixes("10.0.0.32/28".parse().unwrap());
+        let singles = std::iter::from_fn(|| pool.take_any());
+        assert_eq!(singles.count(), 59 - 16);
+        assert_eq!(pool.take_prefix().unwrap().to_string(), "10.0.0.32/28");
     }
 
     #[test]

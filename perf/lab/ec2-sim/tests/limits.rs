@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ec2_sim::cloud::{
-    AddressChoice, AssignRequest, AttachRequest, CreateRequest, Filter, InterfaceChange,
+    AddressChoice, AssignRequest, Assigned, AttachRequest, CreateRequest, Filter, InterfaceChange,
     PageRequest,
 };
 use ec2_sim::{
@@ -60,11 +60,12 @@ fn attach(
 
 fn assign(cloud: &Cloud, eni: &Eni, choice: AddressChoice) -> Result<Vec<Ipv4Addr>, ApiError> {
     let eni_id = eni.eni_id.clone();
-    cloud.assign_private_ip_addresses(&AssignRequest {
+    let assigned = cloud.assign_private_ip_addresses(&AssignRequest {
         eni_id,
         choice,
         allow_reassignment: false,
-    })
+    })?;
+    Ok(assigned.addresses)
 }
 
 #[track_caller]
@@ -350,7 +351,12 @@ fn only_owned_secondary_addresses_are_unassigned() {
     let cloud = cloud();
     let eni = node(&cloud, "m5.large").primary_eni;
     let owned = assign(&cloud, &eni, AddressChoice::Count(3)).unwrap();
-    let unassign = |list: &[Ipv4Addr]| cloud.unassign_private_ip_addresses(&eni.eni_id, list);
+    let given = |list: &[Ipv4Addr]| Assigned {
+        addresses: list.to_vec(),
+        prefixes: Vec::new(),
+    };
+    let unassign =
+        |list: &[Ipv4Addr]| cloud.unassign_private_ip_addresses(&eni.eni_id, &given(list));
     assert_code(unassign(&[eni.primary]), "InvalidParameterValue");
     assert_code(
         unassign(&[owned[0], Ipv4Addr::new(10, 0, 1, 200)]),
@@ -358,7 +364,7 @@ fn only_owned_secondary_addresses_are_unassigned() {
     );
     assert_code(unassign(&[]), "MissingParameter");
     assert_code(
-        cloud.unassign_private_ip_addresses(NO_ENI, &owned),
+        cloud.unassign_private_ip_addresses(NO_ENI, &given(&owned)),
         "InvalidNetworkInterfaceID.NotFound",
     );
     assert_eq!(cloud.eni(&eni.eni_id).unwrap().secondaries, owned);
@@ -700,4 +706,128 @@ fn configurations_ec2_would_refuse_are_refused() {
         with(twice),
         Some(ConfigError::Duplicate(SUBNET_A.to_owned()))
     );
+}
+
+fn prefixes(cloud: &Cloud, eni: &Eni, count: usize) -> Result<Assigned, ApiError> {
+    cloud.assign_private_ip_addresses(&AssignRequest {
+        eni_id: eni.eni_id.clone(),
+        choice: AddressChoice::Prefixes(count),
+        allow_reassignment: false,
+    })
+}
+
+#[test]
+fn a_prefix_takes_one_slot_and_sixteen_addresses() {
+    let cloud = cloud();
+    let instance = node(&cloud, "t3.small");
+    let eni = &instance.primary_eni;
+    let before = free(&cloud);
+    let given = prefixes(&cloud, eni, 2).unwrap();
+    assert_eq!(free(&cloud), before - 32);
+    assert_code(prefixes(&cloud, eni, 2), "PrivateIpAddressLimitExceeded");
+    assert_eq!(
+        assign(&cloud, eni, AddressChoice::Count(1)).unwrap().len(),
+        1
+    );
+    let eni = cloud.eni(&eni.eni_id).unwrap();
+    assert_eq!((eni.slots(), eni.delivered().count()), (4, 2 + 32));
+    cloud
+        .unassign_private_ip_addresses(&eni.eni_id, &given)
+        .unwrap();
+    assert_code(
+        cloud.unassign_private_ip_addresses(&eni.eni_id, &given),
+        "InvalidParameterValue",
+    );
+    assert_eq!(free(&cloud), before - 1);
+}
+
+#[test]
+fn a_fragmented_subnet_has_addresses_and_no_prefix() {
+    let cloud = cloud();
+    let instance = node(&cloud, "m5.large");
+    for sixteenth in 0..16 {
+        let address = Ipv4Addr::new(10, 0, 1, sixteenth * 16 + 9);
+        cloud.occupy(SUBNET_A, address).unwrap();
+    }
+    assert!(free(&cloud) > 200);
+    assert_code(
+        prefixes(&cloud, &instance.primary_eni, 1),
+        "InsufficientCidrBlocks",
+    );
+    let request = CreateRequest {
+        subnet_id: SUBNET_A.to_owned(),
+        prefix_count: 1,
+        ..CreateRequest::default()
+    };
+    let refused = cloud.create_network_interface(&request).unwrap_err();
+    assert_eq!(refused.code, "InvalidParameterValue");
+    assert!(
+        refused
+            .message
+            .contains("no sufficient free addresses or prefixes")
+    );
+    cloud.vacate(SUBNET_A, Ipv4Addr::new(10, 0, 1, 25)).unwrap();
+    let given = prefixes(&cloud, &instance.primary_eni, 1).unwrap();
+    assert_eq!(given.prefixes[0].to_string(), "10.0.1.16/28");
+}
+
+#[test]
+fn prefixes_need_nitro() {
+    let cloud = cloud();
+    let instance = node(&cloud, "m4.large");
+    assert_code(
+        prefixes(&cloud, &instance.primary_eni, 1),
+        "InvalidParameterValue",
+    );
+}
+
+fn clocked() -> (Arc<Cloud>, Arc<std::sync::atomic::AtomicU64>) {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let seconds = Arc::new(AtomicU64::new(1_000));
+    let clock = Arc::clone(&seconds);
+    let now = move || Duration::from_secs(clock.load(Ordering::Relaxed));
+    let cloud = Cloud::with_clock(CloudConfig::default(), Arc::new(now)).unwrap();
+    (cloud, seconds)
+}
+
+#[test]
+fn a_budget_is_spent_and_fills_again() {
+    let (cloud, seconds) = clocked();
+    cloud.set_budget(3, 0.5);
+    let refused = |cloud: &Cloud| cloud.admit("DescribeSubnets").is_some();
+    let outcomes: Vec<bool> = (0..4).map(|_| refused(&cloud)).collect();
+    assert_eq!(outcomes, [false, false, false, true]);
+    seconds.fetch_add(2, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!((refused(&cloud), refused(&cloud)), (false, true));
+}
+
+#[test]
+fn lagging_views_show_what_was() {
+    let (cloud, seconds) = clocked();
+    let instance = node(&cloud, "m5.large");
+    cloud.set_view_lag(Duration::from_secs(5));
+    let new = assign(&cloud, &instance.primary_eni, AddressChoice::Count(1)).unwrap();
+    let shown = |cloud: &Cloud| {
+        let ids = [instance.primary_eni.eni_id.clone()];
+        let page = cloud.describe_network_interfaces(&ids, &[], &PageRequest::default());
+        let described = page.unwrap().items[0].secondaries.clone();
+        let metadata = cloud.metadata_enis(&instance.instance_id)[0]
+            .secondaries
+            .clone();
+        assert_eq!(described, metadata);
+        described
+    };
+    assert!(shown(&cloud).is_empty());
+    let eni = create(&cloud, 0).unwrap();
+    assert_code(
+        cloud.describe_network_interfaces(
+            std::slice::from_ref(&eni.eni_id),
+            &[],
+            &PageRequest::default(),
+        ),
+        "InvalidNetworkInterfaceID.NotFound",
+    );
+    seconds.fetch_add(5, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(shown(&cloud), new);
+    assert_eq!(cloud.enis().len(), 2);
 }

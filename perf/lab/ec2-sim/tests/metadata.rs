@@ -196,7 +196,7 @@ fn an_attached_interface_and_its_addresses_show_up() {
         allow_reassignment: false,
     };
     let new = cloud.assign_private_ip_addresses(&assign).unwrap();
-    let all: Vec<String> = [eni.primary, new[0], new[1]]
+    let all: Vec<String> = [eni.primary, new.addresses[0], new.addresses[1]]
         .iter()
         .map(ToString::to_string)
         .collect();

@@ -300,7 +300,7 @@ fn a_request_must_be_complete_and_contain_nothing_unknown() {
             "InvalidSubnetID.Malformed",
         ),
         (
-            "Action=CreateNetworkInterface&SubnetId=x&Ipv4PrefixCount=1",
+            "Action=CreateNetworkInterface&SubnetId=x&Ipv6PrefixCount=1",
             "UnknownParameter",
         ),
         (

@@ -203,9 +203,11 @@ fn addresses_are_announced_before_the_call_returns() {
     };
     let new = bench.cloud.assign_private_ip_addresses(&request).unwrap();
     assert_eq!(bench.heard(), ["4 addresses, plugged, in-use"]);
+    let mut given = new;
+    given.addresses.truncate(1);
     bench
         .cloud
-        .unassign_private_ip_addresses(&eni.eni_id, &new[..1])
+        .unassign_private_ip_addresses(&eni.eni_id, &given)
         .unwrap();
     assert_eq!(bench.heard(), ["3 addresses, plugged, in-use"]);
 }

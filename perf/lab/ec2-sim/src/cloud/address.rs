@@ -6,10 +6,12 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
+
 use crate::cloud::Cloud;
-use crate::cloud::state::State;
+use crate::cloud::state::{State, SubnetRecord};
 use crate::subnet::Refusal;
-use crate::{ApiError, Eni};
+use crate::{ApiError, Eni, Hypervisor};
 
 /// Which addresses to assign.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +20,17 @@ pub enum AddressChoice {
     Count(usize),
     /// These.
     Exactly(Vec<Ipv4Addr>),
+    /// This many prefixes of EC2's choice.
+    Prefixes(usize),
+}
+
+/// What a call has assigned.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Assigned {
+    /// Addresses.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Prefixes.
+    pub prefixes: Vec<Ipv4Net>,
 }
 
 /// `AssignPrivateIpAddresses`.
@@ -32,40 +45,72 @@ pub struct AssignRequest {
 }
 
 impl Cloud {
-    /// Assigns secondary addresses and returns the new ones only.
+    /// Assigns secondary addresses or prefixes and returns the new ones only.
     ///
     /// # Errors
-    /// Unknown interface, `PrivateIpAddressLimitExceeded`, `InsufficientFreeAddressesInSubnet`, an address outside the
-    /// subnet, reserved or taken.
+    /// Unknown interface, `PrivateIpAddressLimitExceeded`, `InsufficientFreeAddressesInSubnet`,
+    /// `InsufficientCidrBlocks`, an address outside the subnet, reserved or taken, prefixes on an instance that is not
+    /// built on Nitro.
     pub fn assign_private_ip_addresses(
         &self,
         request: &AssignRequest,
-    ) -> Result<Vec<Ipv4Addr>, ApiError> {
+    ) -> Result<Assigned, ApiError> {
         self.change(|state, now| state.assign(request, now))
     }
 
-    /// Gives secondary addresses back.
+    /// Gives secondary addresses and prefixes back.
     ///
     /// # Errors
-    /// Unknown interface; the primary address or one it does not own (`InvalidParameterValue`).
+    /// Unknown interface; the primary address or what it does not own (`InvalidParameterValue`).
     pub fn unassign_private_ip_addresses(
         &self,
         eni_id: &str,
-        addresses: &[Ipv4Addr],
+        given: &Assigned,
     ) -> Result<(), ApiError> {
-        self.change(|state, now| state.unassign(eni_id, addresses, now))
+        self.change(|state, now| state.unassign(eni_id, given, now))
+    }
+
+    /// A CIDR reservation of type `prefix`: single addresses of EC2's choice do not come from `range`.
+    ///
+    /// # Errors
+    /// Unknown subnet.
+    pub fn keep_for_prefixes(&self, subnet_id: &str, range: Ipv4Net) -> Result<(), ApiError> {
+        self.change(|state, _| {
+            state.subnet_mut(subnet_id)?.pool.keep_for_prefixes(range);
+            Ok(())
+        })
+    }
+
+    /// Takes an address as something else in the subnet would, for example to fragment it.
+    ///
+    /// # Errors
+    /// Unknown subnet, an address that cannot be had.
+    pub fn occupy(&self, subnet_id: &str, address: Ipv4Addr) -> Result<(), ApiError> {
+        self.change(|state, _| {
+            let pool = &mut state.subnet_mut(subnet_id)?.pool;
+            pool.check(address).map_err(|why| refusal(address, why))?;
+            pool.take(address);
+            Ok(())
+        })
+    }
+
+    /// Frees what [`Self::occupy`] took.
+    ///
+    /// # Errors
+    /// Unknown subnet.
+    pub fn vacate(&self, subnet_id: &str, address: Ipv4Addr) -> Result<(), ApiError> {
+        self.change(|state, _| {
+            state.subnet_mut(subnet_id)?.pool.give_back(address);
+            Ok(())
+        })
     }
 }
 
 impl State {
-    fn assign(
-        &mut self,
-        request: &AssignRequest,
-        now: Duration,
-    ) -> Result<Vec<Ipv4Addr>, ApiError> {
+    fn assign(&mut self, request: &AssignRequest, now: Duration) -> Result<Assigned, ApiError> {
         let eni = self.visible(&request.eni_id, now)?.eni.clone();
         let wanted = match &request.choice {
-            AddressChoice::Count(count) => *count,
+            AddressChoice::Count(count) | AddressChoice::Prefixes(count) => *count,
             AddressChoice::Exactly(list) => list.len(),
         };
         if wanted == 0 {
@@ -73,32 +118,74 @@ impl State {
                 "At least one address has to be asked for",
             ));
         }
-        if eni.addresses().count().saturating_add(wanted) > self.address_limit(&eni) {
+        if eni.slots().saturating_add(wanted) > self.address_limit(&eni) {
             return Err(too_many());
         }
-        let new = match &request.choice {
-            AddressChoice::Count(count) => self.take_count(&eni, *count)?,
+        let mut new = Assigned::default();
+        match &request.choice {
+            AddressChoice::Count(count) => new.addresses = self.take_count(&eni, *count)?,
             AddressChoice::Exactly(list) => {
-                self.take_exactly(&eni, list, request.allow_reassignment)?
+                new.addresses = self.take_exactly(&eni, list, request.allow_reassignment)?;
             }
-        };
-        self.visible_mut(&request.eni_id, now)?
-            .eni
-            .secondaries
-            .extend_from_slice(&new);
+            AddressChoice::Prefixes(count) => {
+                self.check_prefixes(&eni)?;
+                let prefixes = self.take_prefixes(&eni.subnet_id, *count)?;
+                new.prefixes = prefixes.ok_or_else(no_prefix)?;
+            }
+        }
+        let eni = &mut self.visible_mut(&request.eni_id, now)?.eni;
+        eni.secondaries.extend_from_slice(&new.addresses);
+        eni.prefixes.extend_from_slice(&new.prefixes);
         self.announce(&request.eni_id);
         Ok(new)
     }
 
-    fn take_count(&mut self, eni: &Eni, count: usize) -> Result<Vec<Ipv4Addr>, ApiError> {
-        let subnet = self
-            .subnets
-            .get_mut(&eni.subnet_id)
-            .ok_or_else(|| ApiError::no_subnet(&eni.subnet_id))?;
-        if count > subnet.pool.free() {
-            return Err(subnet_full());
+    /// Prefixes need Nitro or bare metal.
+    fn check_prefixes(&self, eni: &Eni) -> Result<(), ApiError> {
+        let instance = eni
+            .instance_id
+            .as_ref()
+            .and_then(|id| self.instances.get(id));
+        match instance.map(|instance| &instance.instance_type) {
+            Some(kind) if kind.hypervisor == Hypervisor::Xen => Err(ApiError::invalid_value(
+                format!("The instance type {} does not support prefixes", kind.name),
+            )),
+            _ => Ok(()),
         }
-        Ok((0..count).map_while(|_| subnet.pool.take_any()).collect())
+    }
+
+    /// All of them, or `None` and nothing is taken.
+    pub(super) fn take_prefixes(
+        &mut self,
+        subnet_id: &str,
+        count: usize,
+    ) -> Result<Option<Vec<Ipv4Net>>, ApiError> {
+        let pool = &mut self.subnet_mut(subnet_id)?.pool;
+        let taken: Vec<Ipv4Net> = (0..count).map_while(|_| pool.take_prefix()).collect();
+        if taken.len() == count {
+            return Ok(Some(taken));
+        }
+        taken
+            .into_iter()
+            .for_each(|prefix| pool.give_back_prefix(prefix));
+        Ok(None)
+    }
+
+    pub(super) fn subnet_mut(&mut self, subnet_id: &str) -> Result<&mut SubnetRecord, ApiError> {
+        let subnet = self.subnets.get_mut(subnet_id);
+        subnet.ok_or_else(|| ApiError::no_subnet(subnet_id))
+    }
+
+    fn take_count(&mut self, eni: &Eni, count: usize) -> Result<Vec<Ipv4Addr>, ApiError> {
+        let pool = &mut self.subnet_mut(&eni.subnet_id)?.pool;
+        let taken: Vec<Ipv4Addr> = (0..count).map_while(|_| pool.take_any()).collect();
+        if taken.len() == count {
+            return Ok(taken);
+        }
+        taken
+            .into_iter()
+            .for_each(|address| pool.give_back(address));
+        Err(subnet_full())
     }
 
     fn take_exactly(
@@ -152,14 +239,10 @@ impl State {
             .ok_or_else(|| refusal(address, Refusal::Taken))
     }
 
-    fn unassign(
-        &mut self,
-        eni_id: &str,
-        addresses: &[Ipv4Addr],
-        now: Duration,
-    ) -> Result<(), ApiError> {
+    fn unassign(&mut self, eni_id: &str, given: &Assigned, now: Duration) -> Result<(), ApiError> {
+        let addresses = &given.addresses;
         let record = self.visible_mut(eni_id, now)?;
-        if addresses.is_empty() {
+        if addresses.is_empty() && given.prefixes.is_empty() {
             return Err(ApiError::missing("privateIpAddresses"));
         }
         if addresses.contains(&record.eni.primary) {
@@ -169,9 +252,11 @@ impl State {
             );
             return Err(ApiError::invalid_value(message));
         }
+        let foreign = |prefix: &Ipv4Net| !record.eni.prefixes.contains(prefix);
         if addresses
             .iter()
             .any(|address| !record.eni.secondaries.contains(address))
+            || given.prefixes.iter().any(foreign)
         {
             let message =
                 format!("Some of the specified addresses are not assigned to interface {eni_id}");
@@ -181,11 +266,17 @@ impl State {
             .eni
             .secondaries
             .retain(|address| !addresses.contains(address));
+        record
+            .eni
+            .prefixes
+            .retain(|prefix| !given.prefixes.contains(prefix));
         let subnet_id = record.eni.subnet_id.clone();
         if let Some(subnet) = self.subnets.get_mut(&subnet_id) {
             addresses
                 .iter()
                 .for_each(|&address| subnet.pool.give_back(address));
+            let prefixes = given.prefixes.iter();
+            prefixes.for_each(|&prefix| subnet.pool.give_back_prefix(prefix));
         }
         self.announce(eni_id);
         Ok(())
@@ -196,6 +287,12 @@ pub(super) fn subnet_full() -> ApiError {
     let message =
         "The specified subnet does not have enough free addresses to satisfy the request.";
     ApiError::new("InsufficientFreeAddressesInSubnet", message)
+}
+
+fn no_prefix() -> ApiError {
+    let message =
+        "The specified subnet does not have enough free cidr blocks to satisfy the request.";
+    ApiError::new("InsufficientCidrBlocks", message)
 }
 
 pub(super) fn too_many() -> ApiError {

@@ -31,6 +31,8 @@ pub struct CreateRequest {
     pub secondaries: Vec<Ipv4Addr>,
     /// How many secondary addresses of EC2's choice.
     pub secondary_count: usize,
+    /// How many prefixes of EC2's choice.
+    pub prefix_count: usize,
     /// Tags.
     pub tags: Tags,
     /// The same token again answers the same interface.
@@ -68,6 +70,8 @@ impl State {
         let eni_id = self.new_id("eni-");
         let mac = self.new_mac();
         let vpc_id = self.vpc_id.clone();
+        let prefixes = self.take_prefixes(&request.subnet_id, request.prefix_count)?;
+        let prefixes = prefixes.ok_or_else(no_room_for_prefixes)?;
         let (primary, secondaries) = self.take_addresses(request)?;
         let subnet = &self.subnet(&request.subnet_id)?.config;
         let eni = Eni {
@@ -79,6 +83,7 @@ impl State {
             availability_zone: subnet.availability_zone.clone(),
             primary,
             secondaries,
+            prefixes,
             device_index: 0,
             attachment_id: None,
             instance_id: None,
@@ -185,12 +190,23 @@ impl State {
             let message = "secondaryPrivateIpAddressCount cannot be combined with secondary privateIpAddresses";
             return Err(ApiError::combination(message));
         }
+        if request.prefix_count > 0
+            && (request.secondary_count > 0 || !request.secondaries.is_empty())
+        {
+            let message = "ipv4PrefixCount cannot be combined with secondary private IP addresses";
+            return Err(ApiError::combination(message));
+        }
         let secondaries = request.secondaries.len().max(request.secondary_count);
+        let secondaries = secondaries.max(request.prefix_count);
         let limit = self.types.iter().map(|t| t.ipv4_per_eni).max().unwrap_or(0) as usize;
         if secondaries >= limit {
             return Err(too_many());
         }
-        if secondaries + 1 > subnet.pool.free() {
+        let needed = match request.prefix_count {
+            0 => secondaries,
+            prefixes => prefixes * 16,
+        };
+        if needed + 1 > subnet.pool.free() {
             return Err(subnet_full());
         }
         Ok(groups)
@@ -220,6 +236,11 @@ impl State {
         }
         Ok(groups.to_vec())
     }
+}
+
+/// Unlike assigning, creating reports a fragmented subnet by a general code.
+fn no_room_for_prefixes() -> ApiError {
+    ApiError::invalid_value("There are no sufficient free addresses or prefixes in the subnet.")
 }
 
 pub(super) fn check_description(text: &str) -> Result<(), ApiError> {

@@ -114,15 +114,20 @@ impl Cloud {
     ) -> Result<Page<Eni>, ApiError> {
         let now = self.now();
         let state = self.lock();
+        let shown = state.shown(now);
         for id in ids {
-            state.visible(id, now)?;
+            check_id(id, "eni-", "InvalidNetworkInterfaceId.Malformed")?;
+            if shown.iter().all(|eni| eni.eni_id != *id) {
+                return Err(ApiError::no_interface(id));
+            }
         }
-        let visible = state
-            .enis
-            .values()
-            .filter(|record| record.visible_at <= now)
-            .map(|record| record.eni.clone());
-        let found = select(visible, ids, filters, |eni| eni.eni_id.clone(), eni_values)?;
+        let found = select(
+            shown.into_iter(),
+            ids,
+            filters,
+            |eni| eni.eni_id.clone(),
+            eni_values,
+        )?;
         paged(found, ids, page, PageLimits::USUAL, |eni| {
             eni.eni_id.clone()
         })

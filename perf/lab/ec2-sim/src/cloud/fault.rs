@@ -12,13 +12,40 @@ pub(crate) const IMDS: &str = "imds";
 
 /// What happens to a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum FaultKind {
+pub enum FaultKind {
     /// Answers this code, does nothing.
     Error(String),
     /// Does what was asked, then answers `InternalError`.
     LostReply,
     /// Answers these bytes, does nothing.
-    Body { status: u16, body: String },
+    Body {
+        /// HTTP status.
+        status: u16,
+        /// What comes instead of an answer.
+        body: String,
+    },
+}
+
+/// An account's budget of calls: a token bucket, as EC2 throttles by ("Request throttling for the Amazon EC2 API").
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget {
+    capacity: f64,
+    per_second: f64,
+    tokens: f64,
+    filled: Duration,
+}
+
+impl Budget {
+    fn spend(&mut self, now: Duration) -> bool {
+        let passed = now.saturating_sub(self.filled).as_secs_f64();
+        self.tokens = (self.tokens + passed * self.per_second).min(self.capacity);
+        self.filled = now;
+        let enough = self.tokens >= 1.0;
+        if enough {
+            self.tokens -= 1.0;
+        }
+        enough
+    }
 }
 
 impl Cloud {
@@ -55,6 +82,31 @@ impl Cloud {
         self.lock().faults.clear();
     }
 
+    /// Gives all calls together a budget: `capacity` at once, `per_second` in the long run. What is over it answers
+    /// `RequestLimitExceeded` and does nothing.
+    pub fn set_budget(&self, capacity: u32, per_second: f64) {
+        let filled = self.now();
+        self.lock().budget = Some(Budget {
+            capacity: capacity.into(),
+            per_second,
+            tokens: capacity.into(),
+            filled,
+        });
+    }
+
+    /// Makes descriptions and the metadata service show what was the case this long ago.
+    pub fn set_view_lag(&self, lag: Duration) {
+        let now = self.now();
+        let mut state = self.lock();
+        state.lag = lag;
+        state.past.clear();
+        state.remember(now);
+        // Until something changes, the past was like the present.
+        if let Some((at, _)) = state.past.front_mut() {
+            *at = Duration::ZERO;
+        }
+    }
+
     /// Makes every API call from now on take this long.
     pub fn set_latency(&self, latency: Duration) {
         self.lock().latency = latency;
@@ -67,14 +119,25 @@ impl Cloud {
         state.detach_delay = detach;
     }
 
-    pub(crate) fn latency(&self) -> Duration {
+    /// How long a call takes now.
+    #[must_use]
+    pub fn latency(&self) -> Duration {
         self.lock().latency
     }
 
-    /// Counts a call of `action` (one of a fixed set of names) and uses up the first fault that applies to it.
-    pub(crate) fn admit(&self, action: &'static str) -> Option<FaultKind> {
+    /// Counts a call of `action` (one of a fixed set of names), charges it to the budget and uses up the first fault
+    /// that applies to it. For whoever puts another front before the cloud; the HTTP fronts do it by themselves.
+    pub fn admit(&self, action: &'static str) -> Option<FaultKind> {
+        let now = self.now();
         let mut state = self.lock();
         *state.calls.entry(action.to_owned()).or_default() += 1;
+        let spent = match &mut state.budget {
+            Some(budget) if action != IMDS => budget.spend(now),
+            _ => true,
+        };
+        if !spent {
+            return Some(FaultKind::Error("RequestLimitExceeded".to_owned()));
+        }
         state.faults.retain(|(_, _, left)| *left > 0);
         let applies = |(name, _, _): &&mut (String, FaultKind, u32)| {
             name == action || (name == "*" && action != IMDS)

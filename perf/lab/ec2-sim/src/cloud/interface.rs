@@ -116,7 +116,7 @@ impl State {
             );
             return Err(ApiError::new("AttachmentLimitExceeded", message));
         }
-        if eni.addresses().count() > kind.ipv4_per_eni as usize {
+        if eni.slots() > kind.ipv4_per_eni as usize {
             return Err(too_many());
         }
         let attachment_id = self.new_id("eni-attach-");

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::cloud::{CreateRequest, FaultKind};
+use crate::cloud::{Budget, CreateRequest, FaultKind};
 use crate::subnet::AddressPool;
 use crate::{
     ApiError, AttachmentStatus, CloudConfig, Eni, EniStatus, Instance, InstanceType,
@@ -68,6 +68,12 @@ pub(crate) struct State {
     pub(crate) enis: BTreeMap<String, EniRecord>,
     pub(crate) instances: BTreeMap<String, InstanceRecord>,
     pub(crate) faults: Vec<(String, FaultKind, u32)>,
+    /// The account's budget of calls, if it has one.
+    pub(crate) budget: Option<Budget>,
+    /// Views lag this much behind.
+    pub(crate) lag: Duration,
+    /// What views showed, oldest first; kept only while they lag.
+    pub(crate) past: VecDeque<(Duration, BTreeMap<String, Eni>)>,
     pub(crate) calls: BTreeMap<String, u64>,
     pub(crate) wire_errors: VecDeque<String>,
     pub(super) queue: VecDeque<Work>,
@@ -101,6 +107,9 @@ impl State {
             enis: BTreeMap::new(),
             instances: BTreeMap::new(),
             faults: Vec::new(),
+            budget: None,
+            lag: Duration::ZERO,
+            past: VecDeque::new(),
             calls: BTreeMap::new(),
             wire_errors: VecDeque::new(),
             queue: VecDeque::new(),
@@ -202,6 +211,32 @@ impl State {
         })
     }
 
+    /// The interfaces as views show them now: those calls know by now, as they were a while ago if views lag.
+    pub(crate) fn shown(&self, now: Duration) -> Vec<Eni> {
+        if self.lag.is_zero() {
+            let known = self.enis.values().filter(|record| record.visible_at <= now);
+            return known.map(|record| record.eni.clone()).collect();
+        }
+        let until = now.saturating_sub(self.lag);
+        let past = self.past.iter().rev().find(|(at, _)| *at <= until);
+        past.map(|(_, enis)| enis.values().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Keeps what is the case now for views that lag.
+    pub(crate) fn remember(&mut self, now: Duration) {
+        if self.lag.is_zero() {
+            return;
+        }
+        let until = now.saturating_sub(self.lag);
+        while self.past.get(1).is_some_and(|(at, _)| *at <= until) {
+            self.past.pop_front();
+        }
+        let enis = self.enis.iter();
+        let enis = enis.map(|(id, record)| (id.clone(), record.eni.clone()));
+        self.past.push_back((now, enis.collect()));
+    }
+
     /// Tells the wire about the addresses `eni_id` has now.
     pub(super) fn announce(&mut self, eni_id: &str) {
         if let Some(record) = self.enis.get(eni_id) {
@@ -217,6 +252,8 @@ impl State {
         if let Some(subnet) = self.subnets.get_mut(&eni.subnet_id) {
             eni.addresses()
                 .for_each(|address| subnet.pool.give_back(address));
+            let prefixes = eni.prefixes.iter();
+            prefixes.for_each(|prefix| subnet.pool.give_back_prefix(*prefix));
         }
         clear_attachment(&mut eni);
         eni.status = EniStatus::Deleted;

@@ -3,7 +3,8 @@
 //! To add an action: one function and one line of [`ACTIONS`].
 
 use crate::cloud::{
-    AddressChoice, AssignRequest, AttachRequest, CreateRequest, InterfaceChange, Page, PageRequest,
+    AddressChoice, AssignRequest, Assigned, AttachRequest, CreateRequest, InterfaceChange, Page,
+    PageRequest,
 };
 use crate::http::params::Params;
 use crate::http::reply::{self, Scene};
@@ -137,6 +138,7 @@ fn create_network_interface(
         secondary_count: params
             .parsed("SecondaryPrivateIpAddressCount")?
             .unwrap_or(0),
+        prefix_count: params.parsed("Ipv4PrefixCount")?.unwrap_or(0),
         tags: params.tag_specification("network-interface")?,
         client_token: params
             .text("ClientToken")?
@@ -253,9 +255,15 @@ fn assign_private_ip_addresses(
     let eni_id = params.required("NetworkInterfaceId")?;
     let list = params.addresses("PrivateIpAddress")?;
     let count: Option<usize> = params.parsed("SecondaryPrivateIpAddressCount")?;
+    let prefixes: Option<usize> = params.parsed("Ipv4PrefixCount")?;
     let allow_reassignment = params.flag("AllowReassignment")?;
     params.finish()?;
     let choice = match (count, list.is_empty()) {
+        (None, true) if prefixes.is_some() => AddressChoice::Prefixes(prefixes.unwrap_or(0)),
+        _ if prefixes.is_some() => {
+            let message = "ipv4PrefixCount cannot be combined with private IP addresses";
+            return Err(ApiError::combination(message));
+        }
         (Some(count), true) => AddressChoice::Count(count),
         (None, false) => AddressChoice::Exactly(list),
         (Some(_), false) => {
@@ -271,8 +279,15 @@ fn assign_private_ip_addresses(
         allow_reassignment,
     })?;
     xml.text("networkInterfaceId", eni_id);
-    xml.set("assignedPrivateIpAddressesSet", new, |xml, address| {
-        xml.text("privateIpAddress", address);
+    xml.set(
+        "assignedPrivateIpAddressesSet",
+        new.addresses,
+        |xml, address| {
+            xml.text("privateIpAddress", address);
+        },
+    );
+    xml.set("assignedIpv4PrefixSet", new.prefixes, |xml, prefix| {
+        xml.text("ipv4Prefix", prefix);
     });
     done(xml);
     Ok(())
@@ -284,9 +299,12 @@ fn unassign_private_ip_addresses(
     xml: &mut Xml,
 ) -> Result<(), ApiError> {
     let eni_id = params.required("NetworkInterfaceId")?;
-    let list = params.addresses("PrivateIpAddress")?;
+    let given = Assigned {
+        addresses: params.addresses("PrivateIpAddress")?,
+        prefixes: params.prefixes("Ipv4Prefix")?,
+    };
     params.finish()?;
-    cloud.unassign_private_ip_addresses(&eni_id, &list)?;
+    cloud.unassign_private_ip_addresses(&eni_id, &given)?;
     done(xml);
     Ok(())
 }

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+use ipnet::Ipv4Net;
+
 use crate::cloud::{Filter, PageRequest};
 use crate::{ApiError, Tags};
 
@@ -103,6 +105,16 @@ impl Params {
         let parse = |text: String| {
             text.parse().map_err(|_| {
                 ApiError::invalid_value(format!("invalid value for parameter address: {text}"))
+            })
+        };
+        self.list(name)?.into_iter().map(parse).collect()
+    }
+
+    /// A list of IPv4 prefixes.
+    pub(super) fn prefixes(&mut self, name: &str) -> Result<Vec<Ipv4Net>, ApiError> {
+        let parse = |text: String| {
+            text.parse().map_err(|_| {
+                ApiError::invalid_value(format!("invalid value for parameter prefix: {text}"))
             })
         };
         self.list(name)?.into_iter().map(parse).collect()

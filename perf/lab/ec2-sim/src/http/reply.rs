@@ -73,6 +73,9 @@ impl Scene<'_> {
             xml.text("privateDnsName", self.dns_name(address));
             xml.text("primary", address == eni.primary);
         });
+        xml.set("ipv4PrefixSet", &eni.prefixes, |xml, prefix| {
+            xml.text("ipv4Prefix", prefix);
+        });
         xml.node("ipv6AddressesSet", |_| {});
     }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::cloud::Cloud;
 use crate::http::{IMAGE_ID, timestamp};
-use crate::{AttachmentStatus, Eni, Instance};
+use crate::{Eni, Instance};
 
 /// How long the credentials handed out claim to be good for: what the real service gives.
 const CREDENTIALS_LIFE: Duration = Duration::from_secs(6 * 3600);
@@ -59,13 +59,8 @@ fn leaves(cloud: &Cloud, instance: &Instance) -> Leaves {
         &format!("iam/security-credentials/{}", config.iam_role),
         &credentials(cloud.now()),
     );
-    for eni in cloud.instance_enis(&instance.instance_id) {
-        if matches!(
-            eni.attachment_status,
-            AttachmentStatus::Attached | AttachmentStatus::Detaching
-        ) {
-            interface(cloud, &eni, &mut put);
-        }
+    for eni in cloud.metadata_enis(&instance.instance_id) {
+        interface(cloud, &eni, &mut put);
     }
     let identity = "latest/dynamic/instance-identity/document".to_owned();
     leaves.insert(identity, identity_document(cloud, instance));
@@ -88,6 +83,10 @@ fn interface(cloud: &Cloud, eni: &Eni, put: &mut impl FnMut(&str, &str)) {
         "local-ipv4s",
         &lines(eni.addresses().map(|address| address.to_string()).collect()),
     );
+    if !eni.prefixes.is_empty() {
+        let prefixes = eni.prefixes.iter().map(ToString::to_string);
+        put("ipv4-prefix", &lines(prefixes.collect()));
+    }
     put("mac", &eni.mac_text());
     put("network-card", "0");
     put("owner-id", &config.account_id);

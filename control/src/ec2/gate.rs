@@ -1,0 +1,317 @@
+//! The gate every call to EC2 passes: one budget for all of them.
+//!
+//! Guarantees: no more than one call per [`PACE`]; after throttling or silence the gate closes for a random time that
+//! doubles up to [`MAX_PAUSE`], and then lets a single call through to see; a throttled call, which had no effect, is
+//! made again by itself, so callers never see throttling, only time. A call whose effect is unknown is not repeated:
+//! that is for its caller, who can find out. The metadata service is the node's own and passes freely.
+//!
+//! EC2 throttles per account, so restraint here is for the neighbours' good: a node that has been throttled for minutes
+//! asks at most twice a minute.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use penstock_dataplane_api::MacAddr;
+use rand::Rng;
+use tokio::sync::Notify;
+
+use super::{
+    Created, Described, Ec2, Ec2Error, ErrorKind, Filter, Granted, Instance, NewEni, Observed,
+    Subnet, SubnetFilter, Tags,
+};
+use crate::clock::{Clock, Timestamp};
+use crate::ipam::plan::{Limits, Units};
+use crate::ipam::pool::Parting;
+
+/// Shortest time between two calls of one node.
+pub const PACE: Duration = Duration::from_millis(200);
+
+/// Longest pause. At least half of it always passes, so that a minute sees two attempts at most.
+pub const MAX_PAUSE: Duration = Duration::from_secs(70);
+
+/// Longest first pause.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// An [`Ec2`] behind its budget.
+pub struct Gate {
+    inner: Arc<dyn Ec2>,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    /// A call came back: those who wait may look again.
+    moved: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Earliest moment of the next call.
+    next: Timestamp,
+    /// Throttled or unanswered calls in a row.
+    failures: u32,
+    /// Nobody passes before.
+    closed_until: Timestamp,
+    /// After a failure one call is let through; the others wait for what it finds.
+    probing: bool,
+    /// What came back last, if it was a failure.
+    cause: String,
+}
+
+impl Gate {
+    /// Puts a gate before `inner`.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Ec2>, clock: Arc<dyn Clock>) -> Self {
+        let now = clock.now();
+        Self {
+            inner,
+            clock,
+            state: Mutex::new(State {
+                next: now,
+                failures: 0,
+                closed_until: now,
+                probing: false,
+                cause: String::new(),
+            }),
+            moved: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a turn. Whoever gets it must say what came of it by dropping the pass or by [`Pass::end`].
+    async fn enter(&self) -> Pass<'_> {
+        loop {
+            let moved = self.moved.notified();
+            let turn = self.lock().turn(self.clock.now());
+            match turn {
+                Turn::At(moment, probe) => {
+                    let pass = Pass {
+                        gate: self,
+                        probe,
+                        ended: false,
+                    };
+                    self.wait_until(moment).await;
+                    // Another call may have failed meanwhile.
+                    if probe || self.lock().failures == 0 {
+                        return pass;
+                    }
+                }
+                Turn::After(moment) => self.wait_until(moment).await,
+                Turn::WhenMoved => moved.await,
+            }
+        }
+    }
+
+    async fn wait_until(&self, moment: Timestamp) {
+        let left = moment.since(self.clock.now());
+        if !left.is_zero() {
+            self.clock.sleep(left).await;
+        }
+    }
+
+    async fn call<'a, T>(
+        &'a self,
+        attempt: impl Fn() -> BoxFuture<'a, Result<T, Ec2Error>> + Send,
+    ) -> Result<T, Ec2Error> {
+        loop {
+            let pass = self.enter().await;
+            let result = attempt().await;
+            let throttled = matches!(&result, Err(error) if error.kind == ErrorKind::Throttled);
+            pass.end(result.as_ref().err());
+            if !throttled {
+                return result;
+            }
+        }
+    }
+}
+
+enum Turn {
+    /// At this moment; whether as the one that finds out.
+    At(Timestamp, bool),
+    /// To be asked for again then.
+    After(Timestamp),
+    /// To be asked for again when a call has come back.
+    WhenMoved,
+}
+
+impl State {
+    fn turn(&mut self, now: Timestamp) -> Turn {
+        if now < self.closed_until {
+            return Turn::After(self.closed_until);
+        }
+        if self.failures > 0 && self.probing {
+            return Turn::WhenMoved;
+        }
+        let probe = self.failures > 0;
+        self.probing = probe;
+        let moment = self.next.max(now);
+        self.next = moment.plus(PACE);
+        Turn::At(moment, probe)
+    }
+
+    fn failed(&mut self, now: Timestamp, error: &Ec2Error) {
+        self.failures = self.failures.saturating_add(1);
+        self.cause = error.to_string();
+        let pause = pause(self.failures, rand::rng().random_range(0.5..=1.0));
+        self.closed_until = self.closed_until.max(now.plus(pause));
+        tracing::warn!(%error, failures = self.failures, pause_ms = pause.as_millis(), "EC2 is left alone");
+    }
+}
+
+/// The `failures`-th pause in a row; `share` of its ceiling.
+fn pause(failures: u32, share: f64) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    (FIRST_PAUSE * 2u32.pow(doublings))
+        .min(MAX_PAUSE)
+        .mul_f64(share)
+}
+
+/// The right to make one call.
+struct Pass<'a> {
+    gate: &'a Gate,
+    probe: bool,
+    ended: bool,
+}
+
+impl Pass<'_> {
+    fn end(mut self, error: Option<&Ec2Error>) {
+        self.ended = true;
+        let now = self.gate.clock.now();
+        let mut state = self.gate.lock();
+        match error {
+            Some(error) if matches!(error.kind, ErrorKind::Throttled | ErrorKind::Transport) => {
+                state.failed(now, error);
+            }
+            // Whatever else EC2 says, it answers.
+            _ => {
+                state.failures = 0;
+                state.closed_until = state.closed_until.min(now);
+            }
+        }
+        if self.probe {
+            state.probing = false;
+        }
+        drop(state);
+        self.gate.moved.notify_waiters();
+    }
+}
+
+/// The caller went away: another one may find out.
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if !self.ended && self.probe {
+            self.gate.lock().probing = false;
+            self.gate.moved.notify_waiters();
+        }
+    }
+}
+
+impl Ec2 for Gate {
+    fn instance(&self) -> BoxFuture<'_, Result<Instance, Ec2Error>> {
+        self.inner.instance()
+    }
+
+    fn observe(&self) -> BoxFuture<'_, Result<Vec<Observed>, Ec2Error>> {
+        self.inner.observe()
+    }
+
+    fn observe_eni(&self, mac: MacAddr) -> BoxFuture<'_, Result<Option<Observed>, Ec2Error>> {
+        self.inner.observe_eni(mac)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let state = self.lock();
+        let left = state.closed_until.since(self.clock.now());
+        (state.failures > 0).then(|| {
+            let cause = &state.cause;
+            format!(
+                "{cause} ({} in a row); next attempt in {} s",
+                state.failures,
+                left.as_secs()
+            )
+        })
+    }
+
+    fn limits<'a>(&'a self, instance_type: &'a str) -> BoxFuture<'a, Result<Limits, Ec2Error>> {
+        Box::pin(self.call(move || self.inner.limits(instance_type)))
+    }
+
+    fn describe(&self, filter: Filter) -> BoxFuture<'_, Result<Vec<Described>, Ec2Error>> {
+        Box::pin(self.call(move || self.inner.describe(filter.clone())))
+    }
+
+    fn create(&self, eni: NewEni) -> BoxFuture<'_, Result<Created, Ec2Error>> {
+        Box::pin(self.call(move || self.inner.create(eni.clone())))
+    }
+
+    fn attach<'a>(
+        &'a self,
+        eni_id: &'a str,
+        instance_id: &'a str,
+        device_number: u32,
+    ) -> BoxFuture<'a, Result<String, Ec2Error>> {
+        Box::pin(self.call(move || self.inner.attach(eni_id, instance_id, device_number)))
+    }
+
+    fn delete_on_termination<'a>(
+        &'a self,
+        eni_id: &'a str,
+        attachment_id: &'a str,
+    ) -> BoxFuture<'a, Result<(), Ec2Error>> {
+        Box::pin(self.call(move || self.inner.delete_on_termination(eni_id, attachment_id)))
+    }
+
+    fn assign<'a>(
+        &'a self,
+        eni_id: &'a str,
+        units: Units,
+    ) -> BoxFuture<'a, Result<Granted, Ec2Error>> {
+        Box::pin(self.call(move || self.inner.assign(eni_id, units)))
+    }
+
+    fn unassign<'a>(
+        &'a self,
+        eni_id: &'a str,
+        parting: Parting,
+    ) -> BoxFuture<'a, Result<(), Ec2Error>> {
+        Box::pin(self.call(move || self.inner.unassign(eni_id, parting.clone())))
+    }
+
+    fn set_groups<'a>(
+        &'a self,
+        eni_id: &'a str,
+        groups: Vec<String>,
+    ) -> BoxFuture<'a, Result<(), Ec2Error>> {
+        Box::pin(self.call(move || self.inner.set_groups(eni_id, groups.clone())))
+    }
+
+    fn tag<'a>(&'a self, eni_id: &'a str, tags: Tags) -> BoxFuture<'a, Result<(), Ec2Error>> {
+        Box::pin(self.call(move || self.inner.tag(eni_id, tags.clone())))
+    }
+
+    fn subnets(&self, filter: SubnetFilter) -> BoxFuture<'_, Result<Vec<Subnet>, Ec2Error>> {
+        Box::pin(self.call(move || self.inner.subnets(filter.clone())))
+    }
+
+    fn detach<'a>(&'a self, attachment_id: &'a str) -> BoxFuture<'a, Result<(), Ec2Error>> {
+        Box::pin(self.call(move || self.inner.detach(attachment_id)))
+    }
+
+    fn delete<'a>(&'a self, eni_id: &'a str) -> BoxFuture<'a, Result<(), Ec2Error>> {
+        Box::pin(self.call(move || self.inner.delete(eni_id)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_to_a_limit_at_which_a_minute_sees_two_attempts() {
+        assert_eq!(pause(1, 1.0), FIRST_PAUSE);
+        assert_eq!(pause(3, 1.0), FIRST_PAUSE * 4);
+        assert_eq!(pause(u32::MAX, 1.0), MAX_PAUSE);
+        assert!(pause(u32::MAX, 0.5) > Duration::from_secs(30));
+    }
+}
