@@ -2,6 +2,7 @@
 //!
 //! Every way out counts the packet once, whether or not it succeeds.
 
+use penstock_flow::fragments::{Datagram, Waiting};
 use penstock_flow::{Engine, Ingress, Rejection, Snapshot, Timestamp, UplinkId};
 use penstock_packet::DropReason;
 use penstock_packet::icmp::MAX_ERROR;
@@ -19,6 +20,8 @@ pub(crate) struct Bench {
     pub(crate) engine: Engine,
     pub(crate) exchange: Exchange,
     pub(crate) tally: Tally,
+    /// Fragments that came before their first.
+    pub(crate) held: Waiting<(Packet, Ingress, bool)>,
 }
 
 impl Bench {
@@ -66,6 +69,7 @@ impl Bench {
                 (Some(packet), Origin::Judge(ingress)) => {
                     let scene = Scene {
                         ingress,
+                        handed: true,
                         snapshot,
                         now,
                     };
@@ -75,6 +79,39 @@ impl Bench {
             }
         }
         packets
+    }
+
+    /// Keeps a fragment until its first one comes, where there is room for it.
+    #[cold]
+    pub(crate) fn hold(&mut self, packet: Packet, datagram: Datagram, scene: Scene<'_>) {
+        let held = (packet, scene.ingress, scene.handed);
+        if let Err((packet, ..)) = self.held.push(datagram, held, scene.now) {
+            self.discard(packet, DropReason::FragLimit);
+        }
+    }
+
+    /// Judges again what was held for a datagram whose first fragment has come now.
+    #[cold]
+    pub(crate) fn release(&mut self, snapshot: &Snapshot, now: Timestamp) {
+        let Some(datagram) = self.engine.begun() else {
+            return;
+        };
+        while let Some((packet, ingress, handed)) = self.held.take(datagram) {
+            let scene = Scene {
+                ingress,
+                handed,
+                snapshot,
+                now,
+            };
+            self.judge_alone(packet, scene);
+        }
+    }
+
+    /// Drops the fragments whose first one did not come.
+    pub(crate) fn drop_overdue(&mut self, now: Timestamp) {
+        while let Some((packet, ..)) = self.held.overdue(now) {
+            self.discard(packet, DropReason::Stale);
+        }
     }
 
     /// Judges a packet that did not come in a batch.

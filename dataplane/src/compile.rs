@@ -6,15 +6,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 use penstock_dataplane_api as api;
 use penstock_flow::{
-    Access, Cidr, Config, Endpoint, NodeSnat, PortChoice, PortRange, Snapshot, Snat, Uplink,
-    UplinkId,
+    Access, Cidr, Config, Endpoint, NodeSnat, PortChoice, PortRange, Snapshot, Snat, Tuning,
+    Uplink, UplinkId,
 };
 use penstock_hooks::limits::MAX_SLOTS;
 use penstock_hooks::{HookConfig, ImdsAccess, PodEntry, SnatRange};
+
+use crate::timers::timeouts;
 
 /// Numbers of the ENIs seen so far; a number is never given to another ENI.
 #[derive(Debug, Default)]
@@ -110,10 +113,19 @@ pub fn flow_snapshot(
             api::Access::Allow => Access::Allow,
             api::Access::Deny => Access::Deny,
         },
+        tuning: tuning(&snapshot.flow),
         uplinks,
         endpoints,
     };
     Snapshot::compile(config).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+}
+
+fn tuning(settings: &api::FlowSettings) -> Tuning {
+    Tuning {
+        timeouts: timeouts(&settings.timers),
+        flows_per_pod: settings.flows_per_pod.and_then(NonZeroU32::new),
+        mss_clamp: settings.mss_clamp,
+    }
 }
 
 fn flow_uplink(uplink: &api::Uplink, id: UplinkId, router: Option<[u8; 6]>) -> Uplink {
@@ -205,6 +217,7 @@ pub fn nothing(trunk_mac: [u8; 6]) -> Result<Snapshot, Vec<String>> {
         kernel_cidrs: Vec::new(),
         snat: Snat::External,
         imds: Access::Allow,
+        tuning: Tuning::default(),
         uplinks: vec![Uplink {
             id: UplinkId(0),
             mac: trunk_mac,

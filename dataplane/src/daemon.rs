@@ -13,7 +13,8 @@ use std::time::Duration;
 use anyhow::Context;
 use crossbeam::queue::ArrayQueue;
 use penstock_dataplane_api::{Request, Response};
-use penstock_flow::{Engine, EngineConfig, Snapshot, Timeouts};
+use penstock_flow::fragments::Waiting;
+use penstock_flow::{Engine, EngineConfig, Snapshot};
 use penstock_hooks::Hooks;
 use penstock_hooks::limits::{MAX_QUEUES, TRUNK_SLOT};
 use penstock_xsk::stamp::StampArray;
@@ -227,7 +228,6 @@ impl Start<'_> {
             capacity: self.args.flows as usize,
             capacity6: self.args.flows6 as usize,
             seed: rand::random(),
-            timeouts: Timeouts::default(),
             worker: u16::try_from(index)?,
             workers: u16::try_from(self.args.workers)?,
         })
@@ -301,6 +301,7 @@ fn spawn(index: u32, core: Option<usize>, seed: Seed) -> io::Result<(JoinHandle<
                     engine: seed.engine,
                     exchange: seed.exchange,
                     tally: Tally::default(),
+                    held: Waiting::new(),
                 },
                 errands: seed.errands,
                 rest: seed.rest,

@@ -4,6 +4,7 @@
 //! receive ─► look (all) ─► forward ─┬─ Forward ──► trunk (pods) or uplink
 //!                                   ├─ ToKernel ─► trunk
 //!                                   ├─ HandOff ──► the worker that owns the flow
+//!                                   ├─ Hold ─────► until its datagram's first fragment comes
 //!                                   ├─ Reject ───► counted, answered by an ICMP error
 //!                                   └─ Drop ─────► counted
 //!                                  then: send · reclaim · refill · expire · publish
@@ -54,6 +55,7 @@ impl Worker {
             }
             if number != self.passed {
                 self.snapshot = self.live.load();
+                self.bench.engine.adopt(&self.snapshot.snapshot);
                 self.passed = number;
                 self.errands.pass(number);
             }
@@ -76,6 +78,7 @@ impl Worker {
             packets += self.batch.len();
             let scene = Scene {
                 ingress,
+                handed: false,
                 snapshot,
                 now,
             };
@@ -85,6 +88,7 @@ impl Worker {
             }
         }
         packets += self.bench.take_in(snapshot, now);
+        self.bench.drop_overdue(now);
         self.bench.ports.turn(&mut self.bench.tally);
         self.bench.exchange.notify();
         let expired = self.bench.engine.expire(now, EXPIRE_BUDGET);
@@ -100,6 +104,8 @@ impl Worker {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scene<'a> {
     pub(crate) ingress: Ingress,
+    /// Whether another worker handed it over.
+    pub(crate) handed: bool,
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) now: Timestamp,
 }
@@ -120,6 +126,7 @@ impl Bench {
     pub(crate) fn judge(&mut self, mut packet: Packet, look: &Look, scene: Scene<'_>) {
         let Scene {
             ingress,
+            handed,
             snapshot,
             now,
         } = scene;
@@ -128,6 +135,7 @@ impl Bench {
             head: self.ports.umem().bytes_mut(packet.head_mut()),
             length,
             ingress,
+            handed,
         };
         match forward_seen(&mut self.engine, snapshot, view, look, now) {
             Verdict::Forward(out) => self.forward(packet, out),
@@ -135,11 +143,15 @@ impl Bench {
             Verdict::HandOff(worker) => {
                 self.hand_off(packet, usize::from(worker), Origin::Judge(ingress));
             }
+            Verdict::Hold(datagram) => self.hold(packet, datagram, scene),
             Verdict::Reject(rejection) => {
                 self.answer(&packet, &rejection, snapshot, now);
                 self.discard(packet, rejection.reason);
             }
             Verdict::Drop(reason) => self.discard(packet, reason),
+        }
+        if !self.held.is_empty() {
+            self.release(snapshot, now);
         }
     }
 

@@ -5,8 +5,9 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 
-use crate::UplinkId;
+use crate::{Timeouts, UplinkId};
 
 /// The node as the engine must see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,10 +28,23 @@ pub struct Config {
     pub snat: Snat,
     /// Whether pods may reach 169.254.169.254.
     pub imds: Access,
+    /// What the flow engine is tuned by.
+    pub tuning: Tuning,
     /// ENIs.
     pub uplinks: Vec<Uplink>,
     /// Pods' interfaces.
     pub endpoints: Vec<Endpoint>,
+}
+
+/// What the flow engine is tuned by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tuning {
+    /// Idle times.
+    pub timeouts: Timeouts,
+    /// Most flows of one pod on the node at a time (N13); `None` is unlimited.
+    pub flows_per_pod: Option<NonZeroU32>,
+    /// Largest segment size, in bytes, that SYNs may offer; `None` leaves them alone.
+    pub mss_clamp: Option<u16>,
 }
 
 /// A prefix of either family.

@@ -13,13 +13,15 @@ use penstock_packet::{DropReason, Ip, L4, rewrite};
 use crate::decide::Revision;
 use crate::entry::{Moment, NewFlow, Pair, Stage, Way, Way4, Way6};
 use crate::flows::{Fate, Flows, Removed};
+use crate::fragments::{Datagram, Tracker};
 use crate::key::{Direction, FlowKey, Key, Key4, Zone};
+use crate::pieces::Told;
 use crate::ports::{self, PortPicker, Remote, Space};
+use crate::quota::{self, Quota, Refused};
 use crate::reject::Limiter;
 use crate::seeded::Seed;
 use crate::table::{FlowId, WayId};
 use crate::tcp_state::TcpState;
-use crate::timeout::Timeouts;
 use crate::{OutIf, Snapshot, Timestamp, UplinkId};
 
 /// What an engine is made with.
@@ -35,8 +37,6 @@ pub struct EngineConfig {
     pub capacity6: usize,
     /// Secret from the operating system's random source; different for every start.
     pub seed: Seed,
-    /// Idle times.
-    pub timeouts: Timeouts,
 }
 
 /// Counts of an engine; those without "now" only grow.
@@ -93,6 +93,9 @@ pub struct Engine {
     pub(crate) limiter: Limiter,
     pub(crate) four: Flows<Way4>,
     pub(crate) six: Flows<Way6>,
+    pub(crate) pieces: Tracker<Told>,
+    pub(crate) begun: Option<Datagram>,
+    quota: Quota,
     picker: PortPicker,
     pub(crate) stats: EngineStats,
 }
@@ -161,7 +164,8 @@ impl Kept for Way6 {
 }
 
 impl Engine {
-    /// An engine without flows.
+    /// An engine without flows, with default timers and no limit for a pod until
+    /// [`Engine::adopt`] says otherwise.
     ///
     /// # Errors
     /// When the system has not that much memory to give.
@@ -171,12 +175,28 @@ impl Engine {
             worker: config.worker,
             workers: config.workers.max(1),
             limiter: Limiter::new(config.workers, config.seed),
-            four: Flows::new(config.capacity, config.seed, config.timeouts)?,
-            six: Flows::new(config.capacity6, [k1, k0], config.timeouts)?,
+            four: Flows::new(config.capacity, config.seed)?,
+            six: Flows::new(config.capacity6, [k1, k0])?,
+            pieces: Tracker::new([!k1, k0]),
+            begun: None,
+            quota: Quota::new(config.workers, quota::MAX_ACCOUNTS, [!k0, !k1]),
             // Ports are seen outside: their secret must tell nothing of the tables'.
             picker: PortPicker::new([k1.rotate_left(32), !k0]),
             stats: EngineStats::default(),
         })
+    }
+
+    /// Tunes the engine as a snapshot says; call it once for each, before its first packet.
+    pub fn adopt(&mut self, snapshot: &Snapshot) {
+        self.four.set_timeouts(snapshot.timeouts);
+        self.six.set_timeouts(snapshot.timeouts);
+        self.quota.set_limit(snapshot.flows_per_pod);
+    }
+
+    /// The datagram whose first fragment came last since this was asked: packets held for it can
+    /// go on.
+    pub const fn begun(&mut self) -> Option<Datagram> {
+        self.begun.take()
     }
 
     /// Counts now.
@@ -241,6 +261,7 @@ impl Engine {
     /// Gives back what a flow held.
     fn account(&mut self, removed: &Removed) {
         self.stats.flows -= u64::from(removed.stage == Stage::Live);
+        self.quota.give(removed.account);
         let Some(end) = removed.snat else {
             return;
         };
@@ -263,6 +284,19 @@ impl Engine {
         by_port
             .and_then(|range| ports::owner(range, key.destination_port, self.workers))
             .unwrap_or_else(|| queue(key.hash(), self.workers))
+    }
+
+    /// Worker that follows the datagrams between two addresses: the one the hooks send them to.
+    pub(crate) fn keeper(&self, ip: &Ip, zone: Zone) -> u16 {
+        let key = FlowKey {
+            source: ip.source,
+            destination: ip.destination,
+            source_port: 0,
+            destination_port: 0,
+            protocol: ip.protocol,
+            zone,
+        };
+        queue(key.hash(), self.workers)
     }
 
     /// Brings the flow of a way up to this snapshot, if it was decided under another.
@@ -299,10 +333,17 @@ impl Engine {
         ip: &Ip,
         now: Timestamp,
     ) -> Result<(), DropReason> {
-        let L4::Tcp { flags, .. } = ip.l4 else {
+        let L4::Tcp {
+            flags, sequence, ..
+        } = ip.l4
+        else {
             return Ok(());
         };
         let flows = W::flows_mut(self);
+        let receiver = WayId::of(at.flow(), at.direction().reverse());
+        let last_ack = flows.table.way(receiver);
+        let last_ack = last_ack.map(|way| way.track().acknowledged);
+        let last_ack = last_ack.filter(|last_ack| *last_ack != 0);
         if flags.is_nonsense() && flows.is_translated(at.flow()) {
             return Err(DropReason::TcpFlags);
         }
@@ -312,7 +353,8 @@ impl Engine {
         let Some(tcp) = pair.tcp(ip.protocol) else {
             return Ok(());
         };
-        let next = tcp.next(pair.sender(at.direction()), flags);
+        let sender = pair.sender(at.direction());
+        let next = tcp.judge(sender, flags, sequence, last_ack);
         if next != tcp {
             pair.set_tcp(next);
             flows.settle(at.flow());
@@ -349,10 +391,19 @@ impl Engine {
                 self.end::<W>(at.flow());
             }
         }
+        let [pod, _] = flow.pods;
+        let account = self
+            .quota
+            .take(u64::from(pod))
+            .map_err(|refused| match refused {
+                Refused::Limit => DropReason::PodQuota,
+                Refused::Accounts => DropReason::FlowTableFull,
+            })?;
         let flows = W::flows_mut(self);
-        let id = flows
-            .insert(flow, snapshot.short_epoch(), now)
-            .map_err(|_full| DropReason::FlowTableFull)?;
+        let Ok(id) = flows.insert((flow, account), snapshot.short_epoch(), now) else {
+            self.quota.give(account);
+            return Err(DropReason::FlowTableFull);
+        };
         if let Some(way) = flows.table.way_mut(WayId::of(id, flow.originator)) {
             let track = way.track_mut();
             track.packets = 1;

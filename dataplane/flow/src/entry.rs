@@ -12,6 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::Timestamp;
 use crate::key::{Direction, FlowKey, Key, Key4, Key6};
 use crate::memory::Plain;
+use crate::quota::Account;
 use crate::snapshot::HopId;
 use crate::tcp_state::{Sender, Tcp};
 
@@ -219,7 +220,9 @@ pub(crate) struct Pair {
     stage: u8,
     /// ENI it leaves by; of no meaning between pods.
     pub(crate) uplink: u8,
-    spare: [u8; 3],
+    spare: u8,
+    /// What it is charged to, as [`Account::to_bits`] has it.
+    account: u16,
 }
 
 /// What a place in the table is.
@@ -235,7 +238,7 @@ pub(crate) enum Stage {
 
 impl Pair {
     /// A live flow.
-    pub(crate) fn new(flow: &NewFlow, now: Moment) -> Self {
+    pub(crate) fn new(flow: &NewFlow, account: Account, now: Moment) -> Self {
         Self {
             pods: flow.pods,
             since: now,
@@ -246,7 +249,8 @@ impl Pair {
             },
             stage: 1,
             uplink: flow.uplink,
-            spare: [0; 3],
+            spare: 0,
+            account: account.to_bits(),
         }
     }
 
@@ -259,7 +263,8 @@ impl Pair {
             originator: 0,
             stage: 0,
             uplink: 0,
-            spare: [0; 3],
+            spare: 0,
+            account: 0,
         }
     }
 
@@ -270,6 +275,11 @@ impl Pair {
             1 => Stage::Live,
             _ => Stage::Quarantined,
         }
+    }
+
+    /// What it is charged to.
+    pub(crate) const fn account(&self) -> Account {
+        Account::from_bits(self.account)
     }
 
     /// Begins the quarantine.

@@ -1,6 +1,7 @@
 //! The flows of one address family: table and timers, which live and die together.
 
 use std::io;
+use std::time::Duration;
 
 use penstock_packet::rewrite::End;
 
@@ -8,11 +9,12 @@ use crate::Timestamp;
 use crate::decide::{Revision, renew};
 use crate::entry::{Epoch, Moment, NewFlow, Stage, Way};
 use crate::key::{Direction, FlowKey, Key};
+use crate::quota::Account;
 use crate::seeded::Seed;
 use crate::snapshot::Snapshot;
 use crate::table::{FlowId, FlowTable, TableFull, WayId};
 use crate::tcp_state::TcpState;
-use crate::timeout::Timeouts;
+use crate::timeout::{Pressure, Timeouts};
 use crate::wheel::Wheel;
 
 /// Flows whose directions are `W`.
@@ -21,6 +23,7 @@ pub(crate) struct Flows<W: Way> {
     pub(crate) table: FlowTable<W>,
     wheel: Wheel,
     timeouts: Timeouts,
+    pressure: Pressure,
 }
 
 /// A flow that is no more.
@@ -32,6 +35,8 @@ pub(crate) struct Removed {
     pub(crate) egress: FlowKey,
     /// Address and port it held outside.
     pub(crate) snat: Option<End>,
+    /// What it was charged to.
+    pub(crate) account: Account,
 }
 
 /// What became of a flow whose timer fired.
@@ -50,13 +55,19 @@ impl<W: Way> Flows<W> {
     ///
     /// # Errors
     /// When the system has not that much memory to give.
-    pub(crate) fn new(capacity: usize, seed: Seed, timeouts: Timeouts) -> io::Result<Self> {
+    pub(crate) fn new(capacity: usize, seed: Seed) -> io::Result<Self> {
         let table = FlowTable::new(capacity, seed)?;
         Ok(Self {
             wheel: Wheel::new(table.capacity(), Timestamp::default()),
             table,
-            timeouts,
+            timeouts: Timeouts::default(),
+            pressure: Pressure::None,
         })
+    }
+
+    /// Goes by other idle times from now on; a timer that runs is looked at when it fires.
+    pub(crate) fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
     }
 
     /// Puts a flow in and sets its timer.
@@ -65,11 +76,12 @@ impl<W: Way> Flows<W> {
     /// [`TableFull`]; nothing has changed then.
     pub(crate) fn insert(
         &mut self,
-        flow: &NewFlow,
+        flow: (&NewFlow, Account),
         epoch: Epoch,
         now: Timestamp,
     ) -> Result<FlowId, TableFull> {
         let id = self.table.insert(flow, epoch, Moment::from(now))?;
+        self.press();
         self.settle(id);
         self.rearm(id, now);
         Ok(id)
@@ -81,11 +93,18 @@ impl<W: Way> Flows<W> {
         let [egress, _] = self.table.both(id)?;
         let (egress, snat) = (egress.key().unpack(), egress.replacement());
         let pair = self.table.remove(id)?;
+        self.press();
         Some(Removed {
             stage: pair.stage(),
             egress,
             snat,
+            account: pair.account(),
         })
+    }
+
+    fn press(&mut self) {
+        let (flows, capacity) = (self.table.len(), self.table.capacity());
+        self.pressure = self.pressure.update(flows, capacity);
     }
 
     /// IP protocol of a flow.
@@ -102,8 +121,9 @@ impl<W: Way> Flows<W> {
 
     /// Sets a flow's timer by its present state.
     pub(crate) fn rearm(&mut self, id: FlowId, now: Timestamp) {
-        let idle = self.timeouts.idle(self.protocol(id), self.tcp_state(id));
-        self.wheel.arm(id, now.after(idle));
+        let (protocol, state) = (self.protocol(id), self.tcp_state(id));
+        let look = self.timeouts.look_after(protocol, state);
+        self.wheel.arm(id, now.after(look));
     }
 
     /// Tells both directions whether packets without a loud flag can change anything.
@@ -156,14 +176,22 @@ impl<W: Way> Flows<W> {
         let (idle, waited) = match quarantined {
             true => (self.timeouts.quarantine, moment.since(pair.since)),
             false => {
-                let idle = self.timeouts.idle(self.protocol(id), self.tcp_state(id));
+                let (protocol, state) = (self.protocol(id), self.tcp_state(id));
+                let idle = self.timeouts.idle_under(self.pressure, protocol, state);
                 (idle, self.idle_for(id, moment))
             }
         };
         let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
         if waited < idle_ms {
-            let rest = std::time::Duration::from_millis(idle_ms - waited);
-            self.wheel.arm(id, now.after(rest));
+            let rest = Duration::from_millis(idle_ms - waited);
+            let look = match quarantined {
+                true => rest,
+                false => {
+                    let (protocol, state) = (self.protocol(id), self.tcp_state(id));
+                    rest.min(self.timeouts.look_after(protocol, state))
+                }
+            };
+            self.wheel.arm(id, now.after(look));
             return Fate::Lives;
         }
         let over = self.tcp_state(id).is_some_and(TcpState::is_over);

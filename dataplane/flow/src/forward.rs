@@ -3,7 +3,7 @@
 //! the counting.
 
 use penstock_packet::rewrite::{Translation, set_destination_mac};
-use penstock_packet::{DropReason, Fragment, Ip, Parsed, parse};
+use penstock_packet::{DropReason, Fragment, Ip, Parsed, icmp, mss, parse};
 
 use crate::classify::{self, classify};
 use crate::engine::{Kept, Renewal};
@@ -12,7 +12,9 @@ use crate::key::{Direction, FlowKey, Zone};
 use crate::look::{Look, Plain, Seen};
 use crate::miss::{self, decide_flow, without_flow};
 use crate::table::WayId;
-use crate::{Engine, EngineStats, Ingress, OutIf, Packet, Snapshot, Timestamp, Verdict};
+use crate::{
+    Engine, EngineStats, Ingress, OutIf, Packet, Rejection, Snapshot, Timestamp, Verdict, pieces,
+};
 
 /// Decides and rewrites one packet.
 pub fn forward(
@@ -136,7 +138,7 @@ fn unsettled<W: Kept>(
         if let Err(verdict) = admits::<W>(engine, snapshot, packet, plain, at) {
             return Pass::Stop(verdict);
         }
-        if let Err(verdict) = speak::<W>(engine, packet, at, now) {
+        if let Err(verdict) = speak::<W>(engine, snapshot, packet, at, now) {
             return Pass::Stop(verdict);
         }
     }
@@ -179,14 +181,25 @@ fn misdirected(snapshot: &Snapshot, packet: &Packet<'_>) -> Result<(), Verdict> 
 /// A segment that may change what state its conversation is in.
 fn speak<W: Kept>(
     engine: &mut Engine,
-    packet: &Packet<'_>,
+    snapshot: &Snapshot,
+    packet: &mut Packet<'_>,
     at: WayId,
     now: Timestamp,
 ) -> Result<(), Verdict> {
     let Ok(Parsed::Ip(ip)) = parse(packet.head, packet.length) else {
         return Ok(());
     };
-    engine.speak::<W>(at, &ip, now).map_err(Verdict::Drop)
+    engine.speak::<W>(at, &ip, now).map_err(Verdict::Drop)?;
+    clamp(snapshot, packet, &ip);
+    Ok(())
+}
+
+/// Lowers the segment size that a SYN offers, where that is asked for. `ip` may be what the packet
+/// was before it was changed for its hop: nothing of that is looked at.
+fn clamp(snapshot: &Snapshot, packet: &mut Packet<'_>, ip: &Ip) {
+    if let Some(mss) = snapshot.mss_clamp {
+        mss::clamp(packet.head, ip, mss);
+    }
 }
 
 /// Everything that is not a packet of a known flow.
@@ -227,9 +240,12 @@ fn judge(
     };
     classify::addresses(&ip)?;
     misdirected(snapshot, packet)?;
-    if ip.fragment != Fragment::None || ip.has_options {
+    if ip.has_options {
         classify(snapshot, &ip, packet.source_mac(), packet.ingress)?;
         return Err(Verdict::ToKernel);
+    }
+    if ip.fragment != Fragment::None {
+        return pieces::forward(engine, snapshot, packet, &ip, now);
     }
     let Some(key) = FlowKey::of(&ip, Zone::from(packet.ingress)) else {
         return without_flow(engine, snapshot, packet, &ip);
@@ -238,12 +254,41 @@ fn judge(
     if owner != engine.worker {
         return Err(Verdict::HandOff(owner));
     }
-    match decide_flow(engine, snapshot, packet, (&ip, key))? {
-        miss::Decision::Flow(flow) => first(engine, snapshot, packet, (&ip, &flow), now),
+    begin(engine, snapshot, packet, (&ip, key), now)
+}
+
+/// Decides a packet that is of no flow yet.
+fn begin(
+    engine: &mut Engine,
+    snapshot: &Snapshot,
+    packet: &mut Packet<'_>,
+    (ip, key): (&Ip, FlowKey),
+    now: Timestamp,
+) -> Result<OutIf, Verdict> {
+    match decide_flow(engine, snapshot, packet, (ip, key))? {
+        miss::Decision::Flow(flow) => first(engine, snapshot, packet, (ip, &flow), now),
         miss::Decision::Once(hop) => {
-            hop.send(packet.head, &ip, &Translation::NONE);
+            hop.send(packet.head, ip, &Translation::NONE);
             Ok(hop.out)
         }
+    }
+}
+
+/// Forwards the first fragment of an IPv4 datagram as any packet with its ports.
+pub(crate) fn carry(
+    engine: &mut Engine,
+    snapshot: &Snapshot,
+    packet: &mut Packet<'_>,
+    (ip, key): (&Ip, FlowKey),
+    now: Timestamp,
+) -> Result<OutIf, Verdict> {
+    let Some(plain) = engine.plain_of(ip, &key) else {
+        return begin(engine, snapshot, packet, (ip, key), now);
+    };
+    match pass::<Way4>(engine, snapshot, packet, &plain, now) {
+        Pass::Out(out) => Ok(out),
+        Pass::Stop(verdict) => Err(verdict),
+        Pass::Miss => begin(engine, snapshot, packet, (ip, key), now),
     }
 }
 
@@ -260,9 +305,25 @@ fn first(
         (Direction::Ingress, [_, back]) => (flow.ingress_hop, back),
     };
     let hop = snapshot.hop(hop).ok_or(DropReason::NoUplink)?;
-    engine.install(flow, ip, snapshot, now)?;
+    engine
+        .install(flow, ip, snapshot, now)
+        .map_err(|reason| refused(reason, packet.ingress))?;
     hop.send(packet.head, ip, &translation);
+    clamp(snapshot, packet, ip);
     Ok(hop.out)
+}
+
+/// A flow that may not begin. The pod that has too many hears of it (RFC 5508 REQ-8); that the
+/// table is full is nobody's to know.
+fn refused(reason: DropReason, ingress: Ingress) -> Verdict {
+    match reason {
+        DropReason::PodQuota => Verdict::Reject(Rejection {
+            reason,
+            error: icmp::Error::Prohibited,
+            ingress,
+        }),
+        _ => Verdict::Drop(reason),
+    }
 }
 
 /// Frames that could not be read: on an uplink, what is merely foreign is the kernel's.

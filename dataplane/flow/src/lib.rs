@@ -20,6 +20,7 @@ pub mod key;
 mod look;
 mod memory;
 mod miss;
+mod pieces;
 pub mod ports;
 pub mod prefixes;
 pub mod quota;
@@ -37,7 +38,8 @@ mod verdict;
 mod wheel;
 
 pub use config::{
-    Access, Cidr, Config, ConfigError, Endpoint, NodeSnat, PortChoice, PortRange, Snat, Uplink,
+    Access, Cidr, Config, ConfigError, Endpoint, NodeSnat, PortChoice, PortRange, Snat, Tuning,
+    Uplink,
 };
 pub use engine::{Engine, EngineConfig, EngineStats, FlowView};
 pub use forward::{forward, forward_seen};

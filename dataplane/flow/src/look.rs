@@ -88,6 +88,12 @@ impl Engine {
         Look(seen.unwrap_or(Seen::Odd))
     }
 
+    /// A look at an IPv4 packet that was parsed already.
+    pub(crate) fn plain_of(&self, ip: &Ip, key: &FlowKey) -> Option<Plain<Key4>> {
+        let key = Key4::pack(key)?;
+        Some(plain(ip, key, self.four.table.spot(&key)))
+    }
+
     fn plain(&self, ip: &Ip, zone: Zone) -> Option<Seen> {
         let key = FlowKey::of(ip, zone)?;
         Some(match ip.source {

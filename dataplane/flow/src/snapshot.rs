@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 
 use penstock_packet::rewrite::Macs;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -19,7 +20,7 @@ use crate::hop::NextHop;
 use crate::key::Family;
 use crate::ports::PortSet;
 use crate::prefixes::Prefixes;
-use crate::{OutIf, UplinkId, classify};
+use crate::{OutIf, Timeouts, UplinkId, classify};
 
 /// Number of a neighbour in one snapshot.
 #[derive(
@@ -39,6 +40,9 @@ pub struct Snapshot {
     pub(crate) primary_address6: Option<Ipv6Addr>,
     pub(crate) trunk_mac: [u8; 6],
     pub(crate) imds: Access,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) flows_per_pod: Option<NonZeroU32>,
+    pub(crate) mss_clamp: Option<u16>,
     pub(crate) snat: Option<NodeSnat>,
     pub(crate) reserved_ports: Box<PortSet>,
     /// VPC and excluded prefixes: destinations that are never translated.
@@ -89,6 +93,9 @@ impl Snapshot {
             primary_address6: config.primary_address6,
             trunk_mac: config.trunk_mac,
             imds: config.imds,
+            timeouts: config.tuning.timeouts,
+            flows_per_pod: config.tuning.flows_per_pod,
+            mss_clamp: config.tuning.mss_clamp,
             reserved_ports: Box::new(reserved),
             snat,
             untranslated: prefixes(&untranslated),
@@ -387,7 +394,7 @@ fn usable(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::PortChoice;
+    use crate::config::{PortChoice, Tuning};
 
     fn config() -> Config {
         let uplink = |id, primary| Uplink {
@@ -427,6 +434,7 @@ mod tests {
                 }],
             }),
             imds: Access::Deny,
+            tuning: Tuning::default(),
             uplinks: vec![uplink(0, true), uplink(3, false)],
             endpoints: (1..=250)
                 .map(|n| Endpoint {

@@ -22,6 +22,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::entry::{Epoch, Moment, NewFlow, Pair, Stage, Track, Way};
 use crate::key::{Direction, Key};
 use crate::memory::Slab;
+use crate::quota::Account;
 use crate::seeded::Seed;
 
 /// Slots in a bucket; tags and way numbers fill 48 of a cache line's 64 bytes.
@@ -121,6 +122,8 @@ pub(crate) struct FlowTable<W: Way> {
     pairs: Slab<Pair>,
     mask: usize,
     free: u32,
+    /// Flows in it.
+    length: usize,
     /// Places from here on were never taken: nothing to see for those who look at all flows.
     untouched: u32,
     seed: Seed,
@@ -144,9 +147,15 @@ impl<W: Way> FlowTable<W> {
             pairs: Slab::new(capacity)?,
             mask: buckets - 1,
             free: NONE,
+            length: 0,
             untouched: 0,
             seed,
         })
+    }
+
+    /// Flows in it.
+    pub(crate) const fn len(&self) -> usize {
+        self.length
     }
 
     /// Most flows it can hold.
@@ -264,7 +273,7 @@ impl<W: Way> FlowTable<W> {
     /// avoid: it would be found first or last.
     pub(crate) fn insert(
         &mut self,
-        flow: &NewFlow,
+        (flow, account): (&NewFlow, Account),
         epoch: Epoch,
         now: Moment,
     ) -> Result<FlowId, TableFull> {
@@ -288,8 +297,9 @@ impl<W: Way> FlowTable<W> {
         self.write(to, W::new(egress, track(flow.egress_hop), out));
         self.write(from, W::new(ingress, track(flow.ingress_hop), back));
         if let Some(pair) = self.pairs.get_mut(id.0 as usize) {
-            *pair = Pair::new(flow, now);
+            *pair = Pair::new(flow, account, now);
         }
+        self.length += 1;
         Ok(id)
     }
 
@@ -311,6 +321,7 @@ impl<W: Way> FlowTable<W> {
             self.write(at, empty);
         }
         self.give_back(id);
+        self.length -= 1;
         Some(pair)
     }
 

@@ -2,6 +2,8 @@
 
 use penstock_packet::{DropReason, icmp};
 
+use crate::fragments::Datagram;
+
 /// Slot of an uplink, given by whoever compiles the snapshot; stable while the uplink exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UplinkId(pub u8);
@@ -33,6 +35,8 @@ pub struct Packet<'a> {
     pub length: usize,
     /// Where it came from.
     pub ingress: Ingress,
+    /// Whether another worker handed it over.
+    pub handed: bool,
 }
 
 impl Packet<'_> {
@@ -53,6 +57,10 @@ pub enum Verdict {
     ToKernel,
     /// Another worker owns the flow; nothing was changed.
     HandOff(u16),
+    /// A fragment whose first one has not come: keep it for at most
+    /// [`crate::fragments::HOLD`] and ask again once [`crate::Engine::begun`] names its datagram;
+    /// nothing was changed.
+    Hold(Datagram),
     /// Drop under the reason and try [`crate::Engine::reject`]; nothing was changed.
     Reject(Rejection),
     /// Drop under the reason.

@@ -79,7 +79,7 @@ proptest! {
                         prop_assert!(answer.is_sealed());
                     }
                 }
-                Verdict::HandOff(_) | Verdict::ToKernel | Verdict::Drop(_) => {}
+                Verdict::HandOff(_) | Verdict::Hold(_) | Verdict::ToKernel | Verdict::Drop(_) => {}
             }
         }
         let created: u64 = node.engines.iter().map(|engine| engine.stats().flows_created).sum();

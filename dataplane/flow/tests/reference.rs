@@ -471,6 +471,7 @@ proptest! {
             Verdict::Drop(reason) => Drop(reason),
             Verdict::Reject(rejection) => Answered(rejection.reason),
             Verdict::HandOff(_) => unreachable!("one worker"),
+            Verdict::Hold(_) => unreachable!("no fragments"),
         };
         prop_assert_eq!(got, expected);
     }

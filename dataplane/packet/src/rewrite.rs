@@ -200,6 +200,18 @@ pub fn apply4(head: &mut [u8], macs: &Macs, translation: &Translation, l4_offset
     }
 }
 
+/// Changes an IPv4 fragment that is not its datagram's first: there is no L4 header in it.
+pub fn apply4_later(head: &mut [u8], macs: &Macs, translation: &Translation) {
+    age4(head, macs, translation);
+    if translation.side().is_some() {
+        put(
+            head,
+            usize::from(translation.address_at),
+            translation.address,
+        );
+    }
+}
+
 /// MACs, TTL and the header checksum: what every forwarded IPv4 packet gets.
 #[inline]
 fn age4(head: &mut [u8], macs: &Macs, translation: &Translation) {

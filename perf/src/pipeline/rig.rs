@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use penstock_flow::{
     Access, Cidr, Config, Endpoint, Engine, EngineConfig, Ingress, Look, NodeSnat, Packet,
-    PortChoice, PortRange, Snapshot, Snat, Timestamp, Uplink, UplinkId, Verdict, forward_seen,
+    PortChoice, PortRange, Snapshot, Snat, Timestamp, Tuning, Uplink, UplinkId, Verdict,
+    forward_seen,
 };
 
 use super::load::Load;
@@ -69,7 +70,6 @@ impl Rig {
             capacity: flows as usize,
             capacity6: flows as usize,
             seed: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
-            timeouts: penstock_flow::Timeouts::default(),
         })
         .context("memory for the flow tables")?;
         Ok(Self {
@@ -100,6 +100,7 @@ impl Rig {
                 head,
                 length,
                 ingress: Ingress::Trunk,
+                handed: false,
             };
             match forward_seen(&mut self.engine, &self.snapshot, packet, look, self.now) {
                 Verdict::Forward(_) => forwarded += 1,
@@ -175,6 +176,7 @@ fn config() -> Config {
             exclude_cidrs: Vec::new(),
         }),
         imds: Access::Deny,
+        tuning: Tuning::default(),
         uplinks: vec![Uplink {
             id: UplinkId(0),
             mac: [2, 0xdd, 0, 0, 0, 0],

@@ -12,6 +12,8 @@ use crate::snapshot::HopId;
 
 const SEED: Seed = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
 
+const NOBODY: Account = Account::from_bits(u16::MAX);
+
 /// The tables of both families, behind what the tests need to be one.
 trait Addresses: Way {
     fn address(n: u32) -> IpAddr;
@@ -55,7 +57,7 @@ fn flow<W: Addresses>(n: u32) -> NewFlow {
 }
 
 fn insert<W: Addresses>(table: &mut FlowTable<W>, n: u32) -> Result<FlowId, TableFull> {
-    table.insert(&flow::<W>(n), Epoch(1), Moment::default())
+    table.insert((&flow::<W>(n), NOBODY), Epoch(1), Moment::default())
 }
 
 fn find<W: Addresses>(table: &FlowTable<W>, key: FlowKey) -> Option<(FlowId, Direction)> {
@@ -125,7 +127,7 @@ proptest! {
 #[test]
 fn a_key_of_the_other_family_is_refused() {
     let mut table = FlowTable::<Way4>::new(4, SEED).unwrap();
-    let foreign = table.insert(&flow::<Way6>(1), Epoch(1), Moment::default());
+    let foreign = table.insert((&flow::<Way6>(1), NOBODY), Epoch(1), Moment::default());
     assert_eq!(foreign, Err(TableFull));
     assert_eq!(table.iter().count(), 0);
 }

@@ -5,7 +5,7 @@ use penstock_packet::TcpFlags;
 use penstock_packet::build::Frame;
 
 use crate::node::*;
-use crate::row::Fate::{self, Drop, Kernel};
+use crate::row::Fate::{self, Drop};
 use crate::row::{Row, Side, run, sides};
 
 /// The frame as a piece of an IPv4 datagram.
@@ -29,6 +29,7 @@ fn ip4_rows_hold() {
         name: side,
         plain,
         ingress,
+        forward,
         ..
     } in sides(4)
     {
@@ -37,13 +38,17 @@ fn ip4_rows_hold() {
             _ => from_eni(0, PEER, PODS[0]).tcp(1, 2, TcpFlags::SYN, b"abcdefgh"),
         };
         let table: [(&str, Frame, Fate); 10] = [
-            ("P21 first fragment", piece(plain.clone(), 0, true), Kernel),
+            ("P21 first fragment", piece(plain.clone(), 0, true), forward),
             (
                 "P22 middle fragment",
                 piece(plain.clone(), 16, true),
-                Kernel,
+                forward,
             ),
-            ("P22 last fragment", piece(plain.clone(), 16, false), Kernel),
+            (
+                "P22 last fragment",
+                piece(plain.clone(), 16, false),
+                forward,
+            ),
             (
                 "P23 first with 7 bytes of UDP",
                 piece(cut(plain.clone(), 41), 0, true),
@@ -62,7 +67,7 @@ fn ip4_rows_hold() {
             (
                 "P24 UDP at offset 1 is legal",
                 piece(plain.clone(), 8, false),
-                Kernel,
+                forward,
             ),
             (
                 "P26 past 65,535",
@@ -72,12 +77,12 @@ fn ip4_rows_hold() {
             (
                 "P28 DF with MF",
                 piece(plain.clone(), 0, true).with(20, [0x60, 0]).seal(),
-                Kernel,
+                forward,
             ),
             (
                 "P24 TCP at offset 2 is legal",
                 piece(tcp, 16, false),
-                Kernel,
+                forward,
             ),
         ];
         for (text, frame, fate) in table {
@@ -94,6 +99,7 @@ fn ip6_rows_hold() {
         name: side,
         plain,
         ingress,
+        forward,
         ..
     } in sides(6)
     {
@@ -102,17 +108,17 @@ fn ip6_rows_hold() {
             (
                 "P21 first fragment",
                 long(&plain).fragment(7, 0, true),
-                Kernel,
+                forward,
             ),
             (
                 "P22 middle fragment",
                 long(&plain).fragment(7, 16, true),
-                Kernel,
+                forward,
             ),
             (
                 "P22 last fragment",
                 plain.clone().fragment(7, 16, false),
-                Kernel,
+                forward,
             ),
             (
                 "P69 first without its L4 header",

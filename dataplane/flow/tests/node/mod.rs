@@ -8,11 +8,12 @@
 )]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use penstock_flow::{
     Access, Cidr, Config, Endpoint, Engine, EngineConfig, FlowView, Ingress, NodeSnat, Packet,
-    PortChoice, PortRange, Snapshot, Snat, Timeouts, Timestamp, Uplink, UplinkId, Verdict, forward,
+    PortChoice, PortRange, Snapshot, Snat, Timestamp, Tuning, Uplink, UplinkId, Verdict, forward,
 };
 use penstock_packet::build::{Base, Base6, Frame};
 use penstock_packet::frame_length;
@@ -95,6 +96,10 @@ pub(crate) fn config() -> Config {
             exclude_cidrs: vec![cidr(192, 168, 0, 16)],
         }),
         imds: Access::Deny,
+        tuning: Tuning {
+            flows_per_pod: NonZeroU32::new(4_096),
+            ..Tuning::default()
+        },
         uplinks: vec![uplink(0), uplink(1)],
         endpoints: (0..3)
             .flat_map(|pod| {
@@ -128,27 +133,34 @@ impl Node {
     pub(crate) fn with(config: Config, workers: u16, capacity: usize) -> Self {
         let engine = |worker| {
             let seed = [0x1357_9bdf_0246_8ace, 0xfdb9_7531_eca8_6420];
-            let timeouts = Timeouts::default();
             Engine::new(EngineConfig {
                 worker,
                 workers,
                 capacity,
                 capacity6: capacity,
                 seed,
-                timeouts,
             })
             .unwrap()
         };
-        Self {
+        let mut node = Self {
             engines: (0..workers).map(engine).collect(),
             snapshot: Snapshot::compile(config).unwrap(),
             now: Timestamp::from_nanos(1_000_000_000_000),
+        };
+        node.adopt();
+        node
+    }
+
+    fn adopt(&mut self) {
+        for engine in &mut self.engines {
+            engine.adopt(&self.snapshot);
         }
     }
 
     pub(crate) fn publish(&mut self, mut config: Config) {
         config.epoch = self.snapshot.epoch() + 1;
         self.snapshot = Snapshot::compile(config).unwrap();
+        self.adopt();
     }
 
     /// Flows that carry packets, of all workers.
@@ -174,12 +186,13 @@ impl Node {
     ) -> (Verdict, Frame, u16) {
         let mut bytes = frame.bytes.clone();
         let mut worker = worker;
-        for _ in 0..2 {
+        for hop in 0..3 {
             let length = bytes.len();
             let packet = Packet {
                 head: &mut bytes,
                 length,
                 ingress,
+                handed: hop > 0,
             };
             let engine = &mut self.engines[usize::from(worker)];
             let verdict = forward(engine, &self.snapshot, packet, self.now);
@@ -193,14 +206,14 @@ impl Node {
                     bytes.truncate(frame_length(&bytes));
                     return (verdict, Frame { bytes }, worker);
                 }
-                Verdict::Drop(_) | Verdict::Reject(_) => {
+                Verdict::Drop(_) | Verdict::Reject(_) | Verdict::Hold(_) => {
                     assert_eq!(bytes, frame.bytes, "a dropped packet is untouched");
                     return (verdict, Frame { bytes }, worker);
                 }
                 Verdict::ToKernel => return (verdict, Frame { bytes }, worker),
             }
         }
-        panic!("handed off twice");
+        panic!("handed off three times");
     }
 
     pub(crate) fn send(&mut self, frame: &Frame, ingress: Ingress) -> (Verdict, Frame) {

@@ -112,7 +112,7 @@ impl Frame {
     }
 
     /// Whether the IPv4 header and L4 checksums are right; over IPv4 a UDP checksum of 0 counts
-    /// as right.
+    /// as right, and that of a piece of a datagram is not asked for.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
         let written = self
@@ -171,7 +171,11 @@ impl Frame {
         Some((next, offset))
     }
 
+    /// `None` also in a piece of an IPv4 datagram: its checksum is over bytes that are not here.
     fn l4_checksum_offset(&self) -> Option<usize> {
+        if !self.is_ip6() && u16_at(&self.bytes, at::IP_FRAGMENT)? & 0x3fff != 0 {
+            return None;
+        }
         let within = match (self.protocol(), self.is_ip6()) {
             (wire::PROTOCOL_TCP, _) => 16,
             (wire::PROTOCOL_UDP, _) => 6,
