@@ -2,8 +2,9 @@
 //!
 //! Pure over byte slices: no I/O, no clock, no state, no allocation, no panic on any input.
 //! [`parse()`] reads a frame once; [`rewrite::Rewrite`] changes it in place; [`icmp`] reads quoted
-//! packets and writes errors; [`DropReason`] names everything that is not forwarded. Values are
-//! in host order; only this crate knows the wire's.
+//! packets and neighbors' claims and writes errors; [`mss`] lowers what a SYN offers;
+//! [`DropReason`] names everything that is not forwarded. Values are in host order; only this
+//! crate knows the wire's.
 
 #![deny(clippy::indexing_slicing)]
 
