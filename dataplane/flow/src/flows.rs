@@ -194,7 +194,12 @@ impl<W: Way> Flows<W> {
             self.wheel.arm(id, now.after(look));
             return Fate::Lives;
         }
-        let over = self.tcp_state(id).is_some_and(TcpState::is_over);
+        // RFC 6888 REQ-8 C: where mappings depend on the endpoint, as ours do, a port may be used
+        // again at once. Under pressure, what nobody answered makes use of that: in quarantine it
+        // would fill the table all the same (F33).
+        let over = self.tcp_state(id).is_some_and(|state| {
+            state.is_over() || state.is_half_open() && self.pressure == Pressure::High
+        });
         if quarantined || over || !self.is_translated(id) {
             return self.remove(id).map_or(Fate::Lives, Fate::Removed);
         }

@@ -6,6 +6,8 @@ mod node;
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
+use std::time::Duration;
 
 use node::*;
 use penstock_flow::{Config, PortChoice, Snat, Verdict};
@@ -139,5 +141,72 @@ fn t31_a_full_table() {
             node.forwarded(&frame(n), TRUNK);
         }
         assert_eq!(node.engines[0].stats().flows_created, stats.flows_created);
+    }
+}
+
+/// T32, N13: one pod sends SYNs without end, each from another port. It is held at its quota by
+/// name; every new conversation of another pod gets through.
+#[test]
+fn t32_n13_a_syn_flood_is_the_floods_own_trouble() {
+    let quota = 1_000;
+    let mut config = config();
+    config.tuning.flows_per_pod = NonZeroU32::new(quota);
+    let mut node = Node::with(config, 1, 4_096);
+    let mut held = 0;
+    for n in 0..60_000u32 {
+        // 50,000 a second.
+        node.now = node.now.after(Duration::from_micros(20));
+        let flood = from_pod(0, OUTSIDE).tcp(n as u16 + 1, 443, TcpFlags::SYN, b"");
+        let (verdict, _) = node.send(&flood, TRUNK);
+        held += u32::from(refused(verdict) == Some(DropReason::PodQuota));
+        if n % 100 == 0 {
+            let other = from_pod(1, OUTSIDE).tcp(5_000 + (n / 100) as u16, 443, TcpFlags::SYN, b"");
+            let out = node.forwarded(&other, TRUNK);
+            node.forwarded(&answer_to(&out), ETH0);
+        }
+    }
+    assert_eq!(held, 60_000 - quota);
+    let of = |pod: usize| {
+        node.flows()
+            .iter()
+            .filter(|flow| flow.pod == PODS[pod])
+            .count()
+    };
+    assert_eq!((of(0), of(1)), (quota as usize, 600));
+    // Over IPv6 it is the same pod.
+    let six = from_pod6(0, PEER6).udp(1, 2, b"x");
+    assert_eq!(
+        refused(node.send(&six, TRUNK).0),
+        Some(DropReason::PodQuota)
+    );
+    // What ends gives room again.
+    node.wait(Duration::from_secs(241));
+    node.wait(Duration::from_secs(121));
+    node.forwarded(&six, TRUNK);
+}
+
+/// F33: with the table nearly full, what nobody answered makes room after ten seconds, its port
+/// too; without that pressure it has its four minutes, and what was answered keeps its time.
+#[test]
+fn f33_half_open_conversations_yield_under_pressure() {
+    for (flood, stay) in [(2_000u16, 1_536), (100, 101)] {
+        let mut config = config();
+        config.tuning.flows_per_pod = None;
+        let mut node = Node::with(config, 1, 2_048);
+        let open = node.forwarded(&from_pod(1, OUTSIDE).tcp(1, 443, TcpFlags::SYN, b""), TRUNK);
+        node.forwarded(&answer_to(&open), ETH0);
+        let ack = from_pod(1, OUTSIDE).tcp(1, 443, TcpFlags::ACK, b"");
+        node.forwarded(&ack, TRUNK);
+        for port in 1..=flood {
+            let syn = from_pod(0, OUTSIDE).tcp(port, 443, TcpFlags::SYN, b"");
+            node.forwarded(&syn, TRUNK);
+        }
+        node.wait(Duration::from_secs(9));
+        assert_eq!(node.flows().len(), usize::from(flood) + 1);
+        node.wait(Duration::from_secs(3));
+        // They go until the pressure has: below three quarters of the table.
+        assert_eq!(node.flows().len(), stay.min(1_535));
+        assert_eq!(node.engines[0].stats().snat_ports as usize, stay.min(1_535));
+        assert!(node.flows().iter().any(|flow| flow.pod == PODS[1]));
     }
 }

@@ -247,6 +247,16 @@ fn p46_resets() {
         }
     };
     run(vec![
+        open("P46 before the window")
+            .then(reset(511), ETH0, Forward(IN))
+            .state(TcpState::Established)
+            .moves(open_flow)
+            .moves(&[("translated", 4)]),
+        open("P46 far ahead of it")
+            .then(reset(512 + (1 << 24)), ETH0, Forward(IN))
+            .state(TcpState::Established)
+            .moves(open_flow)
+            .moves(&[("translated", 4)]),
         open("in the window")
             .then(reset(512), ETH0, Forward(IN))
             .state(TcpState::Close)
