@@ -3,7 +3,7 @@
 //! A step that depends on the cloud is tried until it works, because pods that run already need nothing from it. A step
 //! that depends on this node and fails is an error a person must look at.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::discover::{self, Discovery, Origin, PlugError, Trust};
 use crate::ec2::{Ec2, Ec2Error, Instance, known_limits};
 use crate::ipam::checkpoint::{self, Checkpoint, Loaded};
+use crate::ipam::legacy::{self, Holders};
 use crate::ipam::plan::Limits;
 use crate::ipam::pool::Pool;
 use crate::node::{Node, NodeError, sysctl};
@@ -217,6 +218,22 @@ async fn settings(node: &Node, setup: &Setup) -> Result<(), BootError> {
     Ok(node.add_mark_rule().await?)
 }
 
+/// What the VPC CNI has written down, if it ran in this boot: its file lies on a tmpfs.
+fn holders(path: &Path) -> Holders {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Holders::new(),
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "the VPC CNI's checkpoint is not read");
+            return Holders::new();
+        }
+    };
+    legacy::parse(&text).unwrap_or_else(|error| {
+        tracing::warn!(error, path = %path.display(), "the VPC CNI's checkpoint is not understood");
+        Holders::new()
+    })
+}
+
 /// Takes over what stood before; a pod that runs gets back whatever of its path is missing.
 async fn bring_back(
     node: &Node,
@@ -228,6 +245,7 @@ async fn bring_back(
         links: node.links().await?,
         routes: node.pod_routes().await?,
         neighbors: node.neighbors().await?,
+        holders: holders(&setup.config.backing_store),
     };
     let prefix = &setup.config.veth_prefix;
     let restored = restore::decide(checkpoint, &kernel, prefix, Timestamp::now());

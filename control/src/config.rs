@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -85,6 +86,8 @@ pub struct Config {
     pub imds_only: bool,
     /// ENIs that other nodes left behind are deleted.
     pub leak_sweep: bool,
+    /// Where the VPC CNI's checkpoint lies.
+    pub backing_store: PathBuf,
     /// Longest a call to EC2 may take.
     pub call_deadline: Duration,
     /// What was set but is not honoured; for the log.
@@ -151,6 +154,7 @@ impl Config {
             provisioning: !reader.boolean(NO_PROVISIONING) && !imds_only,
             imds_only,
             leak_sweep: !reader.boolean(NO_LEAK_SWEEP),
+            backing_store: reader.raw(BACKING_STORE).into(),
             call_deadline: reader.seconds(HTTP_TIMEOUT, 10..=600),
             warnings: reader.warnings.clone(),
         };

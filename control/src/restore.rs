@@ -11,6 +11,7 @@ use penstock_dataplane_api::MacAddr;
 
 use crate::clock::Timestamp;
 use crate::ipam::checkpoint::{Checkpoint, Cooling};
+use crate::ipam::legacy::Holders;
 use crate::ipam::{PodLink, Record};
 use crate::node::{Link, PodPath, table_of};
 use crate::state::State;
@@ -27,6 +28,8 @@ pub struct Kernel {
     pub routes: Vec<(Ipv4Addr, u32)>,
     /// Resolved neighbours: (interface index, address, hardware address).
     pub neighbors: Vec<(u32, Ipv4Addr, MacAddr)>,
+    /// By which name the runtime knows pods that another CNI attached.
+    pub holders: Holders,
 }
 
 /// The state to start from.
@@ -96,13 +99,19 @@ fn stands(record: &Record, links: &[Link]) -> bool {
 fn rebuild(address: Ipv4Addr, link: &Link, kernel: &Kernel, now: Timestamp) -> Option<Record> {
     let mut neighbors = kernel.neighbors.iter();
     let pod_mac = neighbors.find(|(oif, of, _)| *oif == link.index && *of == address);
-    Some(Record {
-        key: AttachmentKey {
+    let nameless = || {
+        let key = AttachmentKey {
             network: RECOVERED.to_owned(),
             container_id: link.name.clone(),
             ifname: "eth0".to_owned(),
-        },
-        pod: PodIdentity::default(),
+        };
+        (key, PodIdentity::default())
+    };
+    let holder = kernel.holders.get(&address).cloned();
+    let (key, pod) = holder.unwrap_or_else(nameless);
+    Some(Record {
+        key,
+        pod,
         netns: String::new(),
         address,
         eni_id: String::new(),
@@ -267,6 +276,7 @@ mod tests {
                 (address(4), 99),
             ],
             neighbors: vec![(21, address(1), mac(50))],
+            ..Kernel::default()
         };
         let restored = decide(Checkpoint::default(), &kernel, "eni", NOW);
         assert_eq!(restored.records.len(), 1);
@@ -280,11 +290,48 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_of_the_vpc_cni_is_taken_over_under_the_runtimes_name() {
+        let theirs = AttachmentKey {
+            network: "aws-cni".into(),
+            container_id: "c7".into(),
+            ifname: "eth0".into(),
+        };
+        let pod = PodIdentity {
+            namespace: "default".into(),
+            name: "web-0".into(),
+            uid: String::new(),
+        };
+        let kernel = Kernel {
+            links: vec![link(21, "eni21", 1)],
+            routes: vec![(address(1), 21)],
+            // The file also knows a pod whose interface is gone: that one is not brought back.
+            holders: [(1, "c7"), (2, "c8")]
+                .into_iter()
+                .map(|(last, id)| {
+                    let container_id = id.to_owned();
+                    let key = AttachmentKey {
+                        container_id,
+                        ..theirs.clone()
+                    };
+                    (address(last), (key, pod.clone()))
+                })
+                .collect(),
+            ..Kernel::default()
+        };
+        let restored = decide(Checkpoint::default(), &kernel, "eni", NOW);
+        let [record] = &restored.records[..] else {
+            panic!("{restored:?}");
+        };
+        assert_eq!((&record.key, &record.pod), (&theirs, &pod));
+        assert!(record.is_live());
+    }
+
+    #[test]
     fn a_recorded_pod_is_not_rebuilt_a_second_time() {
         let kernel = Kernel {
             links: vec![link(11, "eni1", 1)],
             routes: vec![(address(1), 11)],
-            neighbors: Vec::new(),
+            ..Kernel::default()
         };
         let checkpoint = Checkpoint {
             attachments: vec![record(1, Some(11))],

@@ -90,6 +90,8 @@ variables! {
     CONNMARK = "AWS_VPC_K8S_CNI_CONNMARK", "0x80", Refused("the dataplane's hooks use this bit too"),
         "bit of the packet mark that means the primary ENI";
     NODE_NAME = "MY_NODE_NAME", "", Honoured, "Kubernetes name of the node; empty means the instance id";
+    BACKING_STORE = "AWS_VPC_K8S_CNI_BACKING_STORE", "/var/run/aws-node/ipam.json", Honoured,
+        "the VPC CNI's checkpoint: by it the runtime's names of its pods are known, whose interfaces are taken over";
     SNAT_PORTS = "PENSTOCK_SNAT_PORTS", "11000-29999", Honoured, "L4 ports the dataplane translates to";
     SERVICE_CIDRS = "PENSTOCK_SERVICE_CIDRS", "", Honoured, "comma list of Service networks, left to kube-proxy";
     POD_IMDS = "PENSTOCK_POD_IMDS", "deny", Honoured, "deny or allow pods the instance metadata service";

@@ -366,9 +366,14 @@ impl Ec2 for Aws {
                 .map_err(failed(call))?;
             let eni = output.network_interface();
             let made = eni.and_then(|eni| {
+                let eni = described(eni)?;
                 Some(Created {
-                    eni_id: eni.network_interface_id()?.to_owned(),
-                    mac: eni.mac_address()?.parse().ok()?,
+                    eni_id: eni.eni_id,
+                    mac: eni.mac,
+                    granted: Granted {
+                        addresses: eni.secondaries,
+                        prefixes: eni.prefixes,
+                    },
                 })
             });
             made.ok_or_else(|| nonsense(call, "an ENI without id or address".to_owned()))

@@ -33,6 +33,9 @@ pub const MAX_PAUSE: Duration = Duration::from_secs(70);
 /// Longest first pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
+/// At which the pause has reached [`MAX_PAUSE`].
+const MAX_SEVERITY: u32 = 18;
+
 /// An [`Ec2`] behind its budget.
 pub struct Gate {
     inner: Arc<dyn Ec2>,
@@ -46,6 +49,9 @@ pub struct Gate {
 struct State {
     /// Earliest moment of the next call.
     next: Timestamp,
+    /// Two steps up for each failure, one down for each answer: how long to pause after the next failure. What an
+    /// account's nodes find by it is their share of its budget, of which a third of the calls at most goes to waste.
+    severity: u32,
     /// Throttled or unanswered calls in a row.
     failures: u32,
     /// Nobody passes before.
@@ -66,6 +72,7 @@ impl Gate {
             clock,
             state: Mutex::new(State {
                 next: now,
+                severity: 0,
                 failures: 0,
                 closed_until: now,
                 probing: false,
@@ -153,16 +160,17 @@ impl State {
     fn failed(&mut self, now: Timestamp, error: &Ec2Error) {
         self.failures = self.failures.saturating_add(1);
         self.cause = error.to_string();
-        let pause = pause(self.failures, rand::rng().random_range(0.5..=1.0));
+        self.severity = (self.severity + 2).min(MAX_SEVERITY);
+        let pause = pause(self.severity, rand::rng().random_range(0.5..=1.0));
         self.closed_until = self.closed_until.max(now.plus(pause));
         tracing::warn!(%error, failures = self.failures, pause_ms = pause.as_millis(), "EC2 is left alone");
     }
 }
 
-/// The `failures`-th pause in a row; `share` of its ceiling.
-fn pause(failures: u32, share: f64) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    (FIRST_PAUSE * 2u32.pow(doublings))
+/// The pause after a failure; `share` of its ceiling.
+fn pause(severity: u32, share: f64) -> Duration {
+    let doublings = severity.div_ceil(2).saturating_sub(1);
+    (FIRST_PAUSE * 2u32.pow(doublings.min(MAX_SEVERITY)))
         .min(MAX_PAUSE)
         .mul_f64(share)
 }
@@ -186,6 +194,7 @@ impl Pass<'_> {
             // Whatever else EC2 says, it answers.
             _ => {
                 state.failures = 0;
+                state.severity = state.severity.saturating_sub(1);
                 state.closed_until = state.closed_until.min(now);
             }
         }
@@ -309,9 +318,9 @@ mod tests {
 
     #[test]
     fn pauses_double_to_a_limit_at_which_a_minute_sees_two_attempts() {
-        assert_eq!(pause(1, 1.0), FIRST_PAUSE);
-        assert_eq!(pause(3, 1.0), FIRST_PAUSE * 4);
-        assert_eq!(pause(u32::MAX, 1.0), MAX_PAUSE);
-        assert!(pause(u32::MAX, 0.5) > Duration::from_secs(30));
+        assert_eq!(pause(2, 1.0), FIRST_PAUSE);
+        assert_eq!(pause(6, 1.0), FIRST_PAUSE * 4);
+        assert_eq!(pause(MAX_SEVERITY, 1.0), MAX_PAUSE);
+        assert!(pause(MAX_SEVERITY, 0.5) > Duration::from_secs(30));
     }
 }

@@ -221,6 +221,8 @@ pub struct Created {
     pub eni_id: String,
     /// Hardware address, by which metadata service and kernel will show it.
     pub mac: MacAddr,
+    /// What it was given besides its own address.
+    pub granted: Granted,
 }
 
 /// A call that failed.

@@ -3,6 +3,8 @@
 //! Everything here is pure but [`checkpoint`]'s file access: no sockets, no clocks (time is passed in), no EC2.
 
 pub mod checkpoint;
+pub mod legacy;
+pub mod max_pods;
 pub mod plan;
 pub mod pool;
 

@@ -10,6 +10,8 @@ mod place;
 mod refresh;
 mod site;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod work;
 
 pub use place::Place;
@@ -56,7 +58,7 @@ impl ProvisionError {
 
 /// Runs for as long as the agent does.
 pub(crate) async fn keep_in_stock<S: Site>(site: Arc<S>) {
-    let worker = Worker { site };
+    let worker = Worker::new(site);
     worker.clear_orphans().await;
     tokio::select! {
         () = stock(&worker) => {}

@@ -189,6 +189,7 @@ impl<S: Site> Worker<S> {
     }
 
     async fn update_places(&self) {
+        let _turn = self.listing.lock().await;
         let site = &self.site;
         let now = site.clock().now();
         let (primary, fresh) = {

@@ -37,12 +37,24 @@ const MAX_REPEATS: u32 = 5;
 #[derive(Debug)]
 pub(super) struct Worker<S> {
     pub(super) site: Arc<S>,
+    /// Held while subnets are listed: ENIs that are made side by side share one list.
+    pub(super) listing: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<S> Worker<S> {
+    pub(super) fn new(site: Arc<S>) -> Self {
+        Self {
+            site,
+            listing: Arc::default(),
+        }
+    }
 }
 
 impl<S> Clone for Worker<S> {
     fn clone(&self) -> Self {
         Self {
             site: Arc::clone(&self.site),
+            listing: Arc::clone(&self.listing),
         }
     }
 }

@@ -28,8 +28,8 @@ impl<S: Site> Worker<S> {
         let place = self.choose_place(units).await?;
         Self::in_subnet(trial, &place.subnet_id);
         let made = self.create(order, &place, units).await;
-        let (created, units) = match made {
-            Ok(made) => made,
+        let created = match made {
+            Ok(created) => created,
             Err(error) => {
                 // Whatever was made without our hearing of it is found by its tag.
                 self.clear_orphans().await;
@@ -40,17 +40,16 @@ impl<S: Site> Worker<S> {
             self.discard(&created.eni_id).await;
             return Err(error.into());
         }
-        let found = self.await_visible(&created, units).await?;
+        let found = self.await_visible(&created).await?;
         self.put_to_use(&found, Some(order)).await
     }
 
-    /// The ENI, and what it was given.
     async fn create(
         &self,
         order: OrderId,
         place: &Place,
         units: Units,
-    ) -> Result<(Created, Units), Ec2Error> {
+    ) -> Result<Created, Ec2Error> {
         let mut request = NewEni {
             client_token: String::new(),
             subnet_id: place.subnet_id.clone(),
@@ -68,7 +67,7 @@ impl<S: Site> Worker<S> {
                 request.client_token = format!("{instance}-{started}-{order}-{attempt}");
             }
             let error = match self.site.ec2().create(request.clone()).await {
-                Ok(created) => return Ok((created, request.units)),
+                Ok(created) => return Ok(created),
                 Err(error) => error,
             };
             match error.kind {
@@ -166,9 +165,11 @@ impl<S: Site> Worker<S> {
         self.site.lock().orders.choose_device_number(order, taken)
     }
 
-    /// Our own order and the metadata service, or EC2, together are two sources.
-    async fn await_visible(&self, created: &Created, units: Units) -> Result<Found, Ec2Error> {
+    /// What EC2 granted at creation counts when the metadata service, or EC2 asked anew, shows it.
+    async fn await_visible(&self, created: &Created) -> Result<Found, Ec2Error> {
         let mut pause = self.pause(VISIBLE_PATIENCE);
+        let granted = &created.granted;
+        let all = granted.addresses.len() + granted.prefixes.len();
         for look in 1u32.. {
             let found = if look.is_multiple_of(LOOKS_PER_CALL) {
                 self.described(created).await
@@ -176,13 +177,16 @@ impl<S: Site> Worker<S> {
                 let observed = self.site.ec2().observe_eni(created.mac).await;
                 observed.map(|eni| eni.as_ref().and_then(Found::observed))
             };
-            let complete = |found: &Found| {
-                found.secondaries.len() >= units.singles as usize
-                    && found.prefixes.len() >= units.prefixes as usize
-            };
             match found {
-                Ok(Some(found)) if complete(&found) || look >= LOOKS_FOR_ALL => return Ok(found),
-                Ok(_) => {}
+                Ok(Some(mut found)) => {
+                    found.secondaries.retain(|a| granted.addresses.contains(a));
+                    found.prefixes.retain(|p| granted.prefixes.contains(p));
+                    let shown = found.secondaries.len() + found.prefixes.len();
+                    if shown == all || look >= LOOKS_FOR_ALL {
+                        return Ok(found);
+                    }
+                }
+                Ok(None) => {}
                 Err(error) => tracing::debug!(%error, eni = %created.eni_id, "not visible yet"),
             }
             if !pause.again().await {
