@@ -15,7 +15,7 @@ use penstock_flow::{
     Uplink, UplinkId,
 };
 use penstock_hooks::limits::MAX_SLOTS;
-use penstock_hooks::{HookConfig, ImdsAccess, PodEntry, SnatRange};
+use penstock_hooks::{HookConfig, ImdsAccess, Offload, PodEntry, SnatRange};
 
 use crate::timers::timeouts;
 
@@ -179,9 +179,14 @@ fn cidrs(nets: impl Iterator<Item = IpNet>) -> Vec<Cidr> {
     .collect()
 }
 
-/// What hooks decide by.
+/// What hooks decide by; `epoch` is the workers'.
 #[must_use]
-pub fn hook_config(snapshot: &api::Snapshot, trunk_ifindex: u32, workers: u32) -> HookConfig {
+pub fn hook_config(
+    snapshot: &api::Snapshot,
+    trunk_ifindex: u32,
+    workers: u32,
+    epoch: u64,
+) -> HookConfig {
     let snat = &snapshot.snat;
     HookConfig {
         trunk_ifindex,
@@ -196,9 +201,21 @@ pub fn hook_config(snapshot: &api::Snapshot, trunk_ifindex: u32, workers: u32) -
             api::Access::Allow => ImdsAccess::Allow,
             api::Access::Deny => ImdsAccess::Deny,
         },
-        offload: None,
+        offload: Offload::Off,
+        epoch: hook_epoch(epoch),
         stale_after: crate::pulse::STALE_AFTER,
     }
+}
+
+/// An epoch as the hooks and the entries of offloaded flows carry it. They compare only for
+/// equality, so it may come round again.
+#[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low half tells epochs apart"
+)]
+pub const fn hook_epoch(epoch: u64) -> u32 {
+    epoch as u32
 }
 
 /// What workers forward by before anything is published: nothing is a pod's, all is the kernel's.
@@ -306,10 +323,17 @@ mod tests {
     }
 
     #[test]
+    fn the_hooks_are_told_the_workers_epoch() {
+        let config = hook_config(&fixture::snapshot(), 5, 2, (7 << 32) | 9);
+        assert_eq!(config.epoch, 9);
+        assert_eq!(config.node6, Some(fixture::PRIMARY6));
+    }
+
+    #[test]
     fn external_snat_leaves_the_hooks_no_range() {
         let mut published = fixture::snapshot();
-        assert!(hook_config(&published, 5, 2).snat.is_some());
+        assert!(hook_config(&published, 5, 2, 1).snat.is_some());
         published.snat.mode = api::SnatMode::External;
-        assert!(hook_config(&published, 5, 2).snat.is_none());
+        assert!(hook_config(&published, 5, 2, 1).snat.is_none());
     }
 }

@@ -6,7 +6,7 @@
 //! 1. validate and compile everything; refuse as a whole
 //! 2. hooks of pods and uplinks that go are detached: their packets are the kernel's
 //! 3. uplinks that come get their program (which passes to the kernel) and their sockets
-//! 4. the snapshot is swapped, and every worker has passed it
+//! 4. the snapshot is swapped, every worker has passed it, and the hooks know its epoch
 //! 5. sockets of uplinks that went are closed; those of uplinks that came are put in the hooks' map
 //! 6. kernel CIDRs, pods' entries, pods' hooks; then the answer
 
@@ -153,14 +153,10 @@ impl Node {
         for ifindex in pods.gone {
             self.detach_pod(ifindex);
         }
-        let config = compile::hook_config(&snapshot, self.trunk.kernel_side.index, self.workers());
         let fresh = self.change_uplinks(&snapshot);
         let swapped = self.swap(&snapshot);
         self.open_uplinks(&fresh);
         swapped?;
-        self.hooks
-            .configure(&config)
-            .map_err(|error| error.to_string())?;
         self.hooks
             .set_kernel_cidrs(&snapshot.kernel_cidrs)
             .map_err(|error| error.to_string())?;
@@ -188,7 +184,8 @@ impl Node {
         compile::flow_snapshot(snapshot, &mut self.slots, bound, (epoch, trunk_mac))
     }
 
-    /// Swaps the workers' snapshot and waits until all have passed it. The old one is freed here.
+    /// Swaps the workers' snapshot, waits until all have passed it, and tells the hooks its epoch:
+    /// what they carry by themselves is then decided anew. The old one is freed here.
     fn swap(&mut self, snapshot: &Snapshot) -> Result<(), String> {
         let bound = self.uplinks.keys().copied().collect();
         let compiled = self
@@ -201,7 +198,10 @@ impl Node {
             tracing::error!(workers = ?late, "workers stalled, publication goes on without them");
         }
         drop(before);
-        Ok(())
+        let trunk = self.trunk.kernel_side.index;
+        let config = compile::hook_config(snapshot, trunk, self.workers(), number);
+        let configured = self.hooks.configure(&config);
+        configured.map_err(|error| error.to_string())
     }
 
     /// Lets go of uplinks that go or changed, and prepares those that come; returns the latter.

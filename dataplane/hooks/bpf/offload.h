@@ -2,8 +2,8 @@
  * Which packets may take a flow's shortcut, and arithmetic on their checksums.
  *
  * A shortcut is for whole, plain packets in the middle of a flow. What opens, closes or resets a
- * connection, what is fragmented or carries options or a trailer, what expires and what is
- * malformed goes to the worker, which knows what to do with it.
+ * connection, what is fragmented or carries options, what expires and what is malformed goes to
+ * the worker, which knows what to do with it. So does a trailer that a hook cannot cut.
  */
 #pragma once
 
@@ -21,6 +21,7 @@ struct l4 {
 	__u8 checksum_at; /* offset within the header */
 	__u8 id_at;	  /* offset of the echo identifier; 0 for protocols with ports */
 	__u8 protocol;
+	__u16 trailer; /* bytes of the frame behind the IP packet */
 };
 
 static __always_inline int tcp_of(const void *header, const void *end, __u32 length, struct l4 *l4)
@@ -119,7 +120,8 @@ static __always_inline int flow_key4_of(const struct frame *frame, const struct 
 {
 	__u32 total = bpf_ntohs(ip->tot_len);
 
-	if (frame->length - ETH_HLEN != total || ip->ttl <= 1 || ip4_sum(ip) != 0xffff ||
+	l4->trailer = frame->length - ETH_HLEN - total;
+	if (ip->ttl <= 1 || ip4_sum(ip) != 0xffff ||
 	    ip->protocol == IPPROTO_ICMPV6 ||
 	    !l4_of(frame, L4_OFFSET, ip->protocol, total - IP4_HEADER_BYTES, l4))
 		return 0;
@@ -140,7 +142,8 @@ static __always_inline int flow_key6_of(const struct frame *frame, const struct 
 {
 	__u32 length = bpf_ntohs(ip->payload_len);
 
-	if (frame->length - UPPER6_OFFSET != length || ip->hop_limit <= 1 ||
+	l4->trailer = frame->length - UPPER6_OFFSET - length;
+	if (ip->hop_limit <= 1 ||
 	    ip->nexthdr == IPPROTO_ICMP || !l4_of(frame, UPPER6_OFFSET, ip->nexthdr, length, l4))
 		return 0;
 	*key = (struct flow_key6){

@@ -93,19 +93,23 @@ static __always_inline long rewrite_skb4(struct __sk_buff *skb, const struct iph
 	return store4(skb, &headers, l4, headers.ports[0] | headers.ports[1]);
 }
 
-/* OFFLOADED with the verdict in `action`, a drop, or TO_WORKER for what takes no shortcut. */
+/*
+ * OFFLOADED with the verdict in `action`, a drop, or TO_WORKER for what takes no shortcut. Entries
+ * may be of `grace` epochs ago.
+ */
 static __always_inline __u32 offload_skb4(struct __sk_buff *skb, const struct frame *frame,
 					  const struct iphdr *ip, __u8 zone,
-					  const struct config *config, int *action)
+					  const struct config *config, __u32 grace, int *action)
 {
 	struct flow_key4 key;
 	struct flow *flow;
 	struct l4 l4;
 
-	if (!config->offload || !flow_key4_of(frame, ip, zone, &key, &l4))
+	if (!flow_key4_of(frame, ip, zone, &key, &l4) || l4.trailer)
 		return TO_WORKER;
 	flow = bpf_map_lookup_elem(&flows4, &key);
-	if (!flow || flow->epoch != config->epoch || !fits_skb(skb, flow, IP4_HEADER_BYTES, &l4))
+	if (!flow || config->epoch - flow->epoch > grace ||
+	    !fits_skb(skb, flow, IP4_HEADER_BYTES, &l4))
 		return TO_WORKER;
 	if (rewrite_skb4(skb, ip, flow, &l4))
 		return DROP(DROP_HOOK_REWRITE);
@@ -131,16 +135,17 @@ static __always_inline long rewrite_skb6(struct __sk_buff *skb, __u8 hop_limit,
 
 static __always_inline __u32 offload_skb6(struct __sk_buff *skb, const struct frame *frame,
 					  const struct ipv6hdr *ip, __u8 zone,
-					  const struct config *config, int *action)
+					  const struct config *config, __u32 grace, int *action)
 {
 	struct flow_key6 key;
 	struct flow *flow;
 	struct l4 l4;
 
-	if (!config->offload || !flow_key6_of(frame, ip, zone, &key, &l4))
+	if (!flow_key6_of(frame, ip, zone, &key, &l4) || l4.trailer)
 		return TO_WORKER;
 	flow = bpf_map_lookup_elem(&flows6, &key);
-	if (!flow || flow->epoch != config->epoch || !fits_skb(skb, flow, IP6_HEADER_BYTES, &l4))
+	if (!flow || config->epoch - flow->epoch > grace ||
+	    !fits_skb(skb, flow, IP6_HEADER_BYTES, &l4))
 		return TO_WORKER;
 	if (rewrite_skb6(skb, ip->hop_limit, flow))
 		return DROP(DROP_HOOK_REWRITE);

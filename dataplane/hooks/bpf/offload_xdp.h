@@ -9,16 +9,27 @@
 
 #include "offload.h"
 
-/* Whether XDP carries this flow's packet: OFFLOADED, TO_WORKER, or TO_KERNEL for the TCX hook. */
+/*
+ * Whether XDP carries this flow's packet: OFFLOADED, TO_WORKER, or TO_KERNEL for the TCX hook,
+ * which must then be able to: it cuts no trailer.
+ */
 static __always_inline __u32 admit_xdp(const struct flow *flow, const struct frame *frame,
-				       const struct config *config)
+				       const struct l4 *l4, const struct config *config)
 {
 	if (!flow || flow->epoch != config->epoch || flow->out != OUT_POD ||
 	    frame->length - ETH_HLEN > flow->mtu)
 		return TO_WORKER;
 	if (!flow->in_xdp)
-		return TO_KERNEL;
+		return l4->trailer ? TO_WORKER : TO_KERNEL;
 	return frame->data + frame->length == frame->data_end ? OFFLOADED : TO_WORKER;
+}
+
+/* Cuts what lies behind the IP packet; the last thing done, since all pointers end with it. */
+static __always_inline __u32 cut_trailer(struct xdp_md *xdp, __u16 trailer)
+{
+	if (trailer && bpf_xdp_adjust_tail(xdp, -(int)trailer))
+		return DROP(DROP_HOOK_REWRITE);
+	return OFFLOADED;
 }
 
 static __always_inline void set_macs(struct ethhdr *eth, const struct flow *flow)
@@ -44,8 +55,9 @@ static __always_inline void to_destination(struct iphdr *ip, __u16 *check, __be1
 	ip->daddr = flow->address;
 }
 
-static __always_inline __u32 offload_xdp4(const struct frame *frame, struct iphdr *ip,
-					  const struct config *config, int *action)
+static __always_inline __u32 offload_xdp4(struct xdp_md *xdp, const struct frame *frame,
+					  struct iphdr *ip, const struct config *config,
+					  int *action)
 {
 	struct ethhdr *eth = frame->data;
 	struct flow_key4 key;
@@ -58,7 +70,7 @@ static __always_inline __u32 offload_xdp4(const struct frame *frame, struct iphd
 	if (!config->offload || !flow_key4_of(frame, ip, ZONE_UPLINKS, &key, &l4))
 		return TO_WORKER;
 	flow = bpf_map_lookup_elem(&flows4, &key);
-	outcome = admit_xdp(flow, frame, config);
+	outcome = admit_xdp(flow, frame, &l4, config);
 	if (!flow || outcome != OFFLOADED)
 		return outcome;
 	check = frame->data + L4_OFFSET + l4.checksum_at;
@@ -76,11 +88,12 @@ static __always_inline __u32 offload_xdp4(const struct frame *frame, struct iphd
 	ip->check = ~ip4_sum(ip);
 	set_macs(eth, flow);
 	note_use(flow, 1, frame->length);
-	return OFFLOADED;
+	return cut_trailer(xdp, l4.trailer);
 }
 
-static __always_inline __u32 offload_xdp6(const struct frame *frame, struct ipv6hdr *ip,
-					  const struct config *config, int *action)
+static __always_inline __u32 offload_xdp6(struct xdp_md *xdp, const struct frame *frame,
+					  struct ipv6hdr *ip, const struct config *config,
+					  int *action)
 {
 	struct ethhdr *eth = frame->data;
 	struct flow_key6 key;
@@ -91,7 +104,7 @@ static __always_inline __u32 offload_xdp6(const struct frame *frame, struct ipv6
 	if (!config->offload || !flow_key6_of(frame, ip, ZONE_UPLINKS, &key, &l4))
 		return TO_WORKER;
 	flow = bpf_map_lookup_elem(&flows6, &key);
-	outcome = admit_xdp(flow, frame, config);
+	outcome = admit_xdp(flow, frame, &l4, config);
 	if (!flow || outcome != OFFLOADED || (void *)(eth + 1) > frame->data_end)
 		return outcome;
 	*action = bpf_redirect_map(&pod_devices, flow->ifindex, XDP_PASS);
@@ -100,5 +113,5 @@ static __always_inline __u32 offload_xdp6(const struct frame *frame, struct ipv6
 	ip->hop_limit--;
 	set_macs(eth, flow);
 	note_use(flow, 1, frame->length);
-	return OFFLOADED;
+	return cut_trailer(xdp, l4.trailer);
 }

@@ -112,8 +112,9 @@ static __always_inline __u32 classify_ip4(struct __sk_buff *skb, const struct fr
 		return kind;
 	if (kind == KIND_WORKER)
 		return steer(skb, 0, config);
-	if (kind == KIND_PLAIN && guard_link_destination(frame, pod) == TO_WORKER) {
-		outcome = offload_skb4(skb, frame, ip, ZONE_PODS, config, action);
+	if (kind == KIND_PLAIN && config->offload &&
+	    guard_link_destination(frame, pod) == TO_WORKER) {
+		outcome = offload_skb4(skb, frame, ip, ZONE_PODS, config, 0, action);
 		if (outcome != TO_WORKER)
 			return outcome;
 	}

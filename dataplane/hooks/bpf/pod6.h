@@ -155,9 +155,9 @@ static __always_inline __u32 classify_ip6(struct __sk_buff *skb, struct frame *f
 		return kind;
 	if (kind == KIND_WORKER)
 		return steer(skb, 0, config);
-	if (kind == KIND_PLAIN && !upper.extended &&
+	if (kind == KIND_PLAIN && !upper.extended && config->offload &&
 	    guard_link_destination(frame, pod) == TO_WORKER) {
-		outcome = offload_skb6(skb, frame, ip, ZONE_PODS, config, action);
+		outcome = offload_skb6(skb, frame, ip, ZONE_PODS, config, 0, action);
 		if (outcome != TO_WORKER)
 			return outcome;
 	}

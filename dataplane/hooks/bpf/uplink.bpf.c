@@ -67,8 +67,9 @@ static __always_inline int is_snat_reply(const struct frame *frame, __u8 protoco
 	return 0;
 }
 
-static __always_inline __u32 classify_local(const struct frame *frame, struct iphdr *ip,
-					    const struct config *config, int *action)
+static __always_inline __u32 classify_local(struct xdp_md *xdp, const struct frame *frame,
+					    struct iphdr *ip, const struct config *config,
+					    int *action)
 {
 	__u32 kind = ip4_kind(frame, ip), outcome;
 
@@ -81,7 +82,7 @@ static __always_inline __u32 classify_local(const struct frame *frame, struct ip
 	if (kind == KIND_WORKER)
 		return TO_WORKER;
 	if (kind == KIND_PLAIN) {
-		outcome = offload_xdp4(frame, ip, config, action);
+		outcome = offload_xdp4(xdp, frame, ip, config, action);
 		if (outcome != TO_WORKER)
 			return outcome;
 	}
@@ -98,7 +99,8 @@ static __always_inline __u32 classify_local(const struct frame *frame, struct ip
 }
 
 /* TO_WORKER for what a worker forwards or names. */
-static __always_inline __u32 classify_uplink(const struct frame *frame, const struct uplink *uplink,
+static __always_inline __u32 classify_uplink(struct xdp_md *xdp, const struct frame *frame,
+					     const struct uplink *uplink,
 					     const struct config *config, int *action)
 {
 	struct ethhdr *eth = ethernet(frame);
@@ -116,9 +118,9 @@ static __always_inline __u32 classify_uplink(const struct frame *frame, const st
 	if (!mac_equal(eth->h_dest, uplink->mac))
 		return TO_WORKER;
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
-		return classify_frame6(frame, config, action);
+		return classify_frame6(xdp, frame, config, action);
 	ip = ip4_header(frame);
-	return ip ? classify_local(frame, ip, config, action) : TO_WORKER;
+	return ip ? classify_local(xdp, frame, ip, config, action) : TO_WORKER;
 }
 
 static __always_inline __u32 decide_uplink(struct xdp_md *xdp, const struct config *config,
@@ -134,7 +136,7 @@ static __always_inline __u32 decide_uplink(struct xdp_md *xdp, const struct conf
 
 	if (!workers)
 		return FALLBACK;
-	outcome = classify_uplink(&frame, uplink, config, action);
+	outcome = classify_uplink(xdp, &frame, uplink, config, action);
 	if (outcome != TO_WORKER)
 		return outcome;
 	return worker_is_alive(xdp->rx_queue_index % workers, config->stale_ns) ? TO_WORKER

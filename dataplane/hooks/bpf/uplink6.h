@@ -18,8 +18,9 @@ static __always_inline int is_for_kernel6(const struct frame *frame, const struc
 	return is_nd(icmp6_type(frame, upper)) && ip->hop_limit == ND_HOP_LIMIT;
 }
 
-static __always_inline __u32 classify_local6(const struct frame *frame, struct ipv6hdr *ip,
-					     const struct config *config, int *action)
+static __always_inline __u32 classify_local6(struct xdp_md *xdp, const struct frame *frame,
+					     struct ipv6hdr *ip, const struct config *config,
+					     int *action)
 {
 	const struct address6 *source = source6(ip), *destination = destination6(ip);
 	int for_pod = pod_at6(destination) != 0;
@@ -38,7 +39,7 @@ static __always_inline __u32 classify_local6(const struct frame *frame, struct i
 	if (kind == KIND_WORKER)
 		return TO_WORKER;
 	if (kind == KIND_PLAIN && !upper.extended) {
-		outcome = offload_xdp6(frame, ip, config, action);
+		outcome = offload_xdp6(xdp, frame, ip, config, action);
 		if (outcome != TO_WORKER)
 			return outcome;
 	}
@@ -50,12 +51,12 @@ static __always_inline __u32 classify_local6(const struct frame *frame, struct i
 										     : TO_WORKER;
 }
 
-static __always_inline __u32 classify_frame6(const struct frame *frame, const struct config *config,
-					     int *action)
+static __always_inline __u32 classify_frame6(struct xdp_md *xdp, const struct frame *frame,
+					     const struct config *config, int *action)
 {
 	struct ipv6hdr *ip = ip6_header(frame);
 
 	if (ip)
-		return classify_local6(frame, ip, config, action);
+		return classify_local6(xdp, frame, ip, config, action);
 	return is_unspecified6(&config->node6) ? TO_KERNEL : TO_WORKER;
 }

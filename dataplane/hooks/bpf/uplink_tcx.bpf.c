@@ -2,9 +2,14 @@
  * Hook `uplink-tcx`: TCX ingress on an ENI. Everything that hook `uplink` left to the kernel comes
  * here, segments of a stream merged by GRO.
  *
- * Carries offloaded flows into pods, past the host's stack; the rest goes on to it.
+ * Carries offloaded flows into pods, past the host's stack; the rest goes on to it. What hook
+ * `uplink` left for this one a moment ago must not become the stack's because a snapshot or the
+ * switch came between: the stack, which knows no such connection, would reset it. So entries of
+ * the epoch before still count here, and the switch does not.
  */
 #include "offload_skb.h"
+
+#define GRACE_EPOCHS 1
 
 static __always_inline __u32 decide_uplink_tcx(struct __sk_buff *skb, const struct config *config,
 					       int *action)
@@ -16,7 +21,7 @@ static __always_inline __u32 decide_uplink_tcx(struct __sk_buff *skb, const stru
 	struct iphdr *ip;
 	struct ipv6hdr *ip6;
 
-	if (!uplink || !config->offload || skb->vlan_present)
+	if (!uplink || skb->vlan_present)
 		return TO_WORKER;
 	pull_headers(skb, HEADER_BYTES_MAX);
 	frame = frame_of(skb);
@@ -25,10 +30,10 @@ static __always_inline __u32 decide_uplink_tcx(struct __sk_buff *skb, const stru
 		return TO_WORKER;
 	ip = ip4_header(&frame);
 	if (ip && eth->h_proto == bpf_htons(ETH_P_IP) && ip4_kind(&frame, ip) == KIND_PLAIN)
-		return offload_skb4(skb, &frame, ip, ZONE_UPLINKS, config, action);
+		return offload_skb4(skb, &frame, ip, ZONE_UPLINKS, config, GRACE_EPOCHS, action);
 	ip6 = ip6_header(&frame);
 	if (ip6 && eth->h_proto == bpf_htons(ETH_P_IPV6))
-		return offload_skb6(skb, &frame, ip6, ZONE_UPLINKS, config, action);
+		return offload_skb6(skb, &frame, ip6, ZONE_UPLINKS, config, GRACE_EPOCHS, action);
 	return TO_WORKER;
 }
 

@@ -10,17 +10,19 @@
 //! ICMP: both sides were heard), with both rewrites, the epoch they were decided under and both
 //! next hops known. [`FlowMap::install`] puts in both directions or none. The hooks carry only
 //! whole, plain packets that fit [`FlowEntry::mtu`]: SYN, FIN and RST, fragments, IPv4 options,
-//! extension headers, trailers, TTL 1, packets too big, wrong header checksums and whatever is
-//! malformed still reach the worker, and so does every packet while [`crate::HookConfig::offload`]
-//! is not the entry's epoch. A worker must therefore accept packets of an offloaded flow at any
+//! extension headers, TTL 1, packets too big, wrong header checksums and whatever is malformed
+//! still reach the worker, and so does every packet while [`crate::HookConfig::epoch`] is not the
+//! entry's, or [`crate::HookConfig::offload`] is off. A worker must therefore accept packets of an offloaded flow at any
 //! time, and must not judge them by sequence numbers it has not seen.
 //!
 //! *When out.* Before the flow leaves the worker's table, before its SNAT port is given to another
 //! flow, and when a FIN or RST was seen. [`FlowMap::remove`] returns the last counters. A packet
-//! that is inside a hook at that moment may still be carried. Entries are never evicted and never
+//! that is inside a hook at that moment may still be carried; one of a [`Via::Tcx`] flow that is
+//! between both hooks of an uplink becomes the host stack's, which must not answer it by a reset.
+//! Entries are never evicted and never
 //! age by themselves. After a new snapshot the entries of the old epoch stay where they are and
 //! carry nothing; installing again replaces them and starts their counters at zero, so remove
-//! first, or read first.
+//! first, or read first. Switch offload off before clearing.
 //!
 //! *Age.* A flow is idle when neither side's [`FlowUsage::last_seen_ns`] has moved; the clock is
 //! CLOCK_MONOTONIC, coarse: up to one tick behind. [`FlowMap::walk`] reads the whole map in batches

@@ -24,8 +24,10 @@ pub struct HookConfig {
     pub node6: Option<Ipv6Addr>,
     /// Whether pods may reach 169.254.169.254 and fd00:ec2::254.
     pub imds: ImdsAccess,
-    /// Epoch of the offloaded flows that the hooks carry; `None` when they carry none.
-    pub offload: Option<u32>,
+    /// Whether hooks carry flows by themselves.
+    pub offload: Offload,
+    /// Epoch that offloaded flows must be of.
+    pub epoch: u32,
     /// Age at which a worker's heartbeat is stale.
     pub stale_after: Duration,
 }
@@ -48,6 +50,15 @@ pub enum ImdsAccess {
     Allow,
     /// They are dropped by name.
     Deny,
+}
+
+/// Which flows the hooks carry by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offload {
+    /// None: what their entries say is not looked at.
+    Off,
+    /// Those that workers have installed.
+    Established,
 }
 
 /// One pod's interface.
@@ -95,8 +106,12 @@ pub(crate) fn config(config: &HookConfig) -> [u8; 56] {
     bytes[22..24].copy_from_slice(&snat.last.to_ne_bytes());
     bytes[24..28].copy_from_slice(&imds.to_ne_bytes());
     bytes[32..48].copy_from_slice(&octets6(config.node6));
-    bytes[48..52].copy_from_slice(&u32::from(config.offload.is_some()).to_ne_bytes());
-    bytes[52..56].copy_from_slice(&config.offload.unwrap_or(0).to_ne_bytes());
+    let offload = match config.offload {
+        Offload::Off => 0_u32,
+        Offload::Established => 1,
+    };
+    bytes[48..52].copy_from_slice(&offload.to_ne_bytes());
+    bytes[52..56].copy_from_slice(&config.epoch.to_ne_bytes());
     bytes
 }
 

@@ -27,7 +27,7 @@ pub use counters::{HookCounters, HookKind};
 pub use error::HookError;
 pub use flows::FlowMap;
 pub use hooks::{HookLink, Hooks, Lapse};
-pub use layout::{HookConfig, ImdsAccess, PodEntry, SnatRange};
+pub use layout::{HookConfig, ImdsAccess, Offload, PodEntry, SnatRange};
 
 #[cfg(test)]
 mod tests;

@@ -21,12 +21,14 @@ use std::cell::RefCell;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ProgramInput};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ProgramInput, ProgramOutput};
 use nix::time::{ClockId, clock_gettime};
 use penstock_packet::DropReason;
 use penstock_packet::build::{Base, Frame};
 
-use crate::{HookConfig, HookCounters, HookKind, Hooks, ImdsAccess, PodEntry, SnatRange, hooks};
+use crate::{
+    HookConfig, HookCounters, HookKind, Hooks, ImdsAccess, Offload, PodEntry, SnatRange, hooks,
+};
 
 /// Index of `lo`, which test runs without a context come in by, in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -125,11 +127,25 @@ impl Rig {
     }
 
     fn run(&self, kind: HookKind, input: ProgramInput<'_>) -> u32 {
-        self.run_to(kind, input).0
+        self.run_for(kind, input).0
     }
 
-    /// Runs the program; its verdict, and how long a run took.
-    fn run_to(&self, kind: HookKind, input: ProgramInput<'_>) -> (u32, Duration) {
+    /// Runs the program; its verdict, and how many bytes of the frame were left, when asked for.
+    fn run_for(&self, kind: HookKind, input: ProgramInput<'_>) -> (u32, usize) {
+        self.output(kind, input, |output| {
+            (
+                output.return_value,
+                output.data.map_or(0, |data| data.len()),
+            )
+        })
+    }
+
+    fn output<R>(
+        &self,
+        kind: HookKind,
+        input: ProgramInput<'_>,
+        read: impl FnOnce(ProgramOutput<'_>) -> R,
+    ) -> R {
         let name = match kind {
             HookKind::Pod => "pod",
             HookKind::Trunk => "trunk",
@@ -139,8 +155,7 @@ impl Rig {
         };
         let object = self.object.borrow_mut();
         let program = object.progs_mut().find(|program| program.name() == name);
-        let output = program.unwrap().test_run(input).unwrap();
-        (output.return_value, output.duration)
+        read(program.unwrap().test_run(input).unwrap())
     }
 
     /// Runs `kind` once over `frame`; the verdict and every counter must say `outcome`.
@@ -153,7 +168,8 @@ impl Rig {
         self.expect_input(kind, input, outcome, 1);
     }
 
-    /// The same for a run that stands for `packets` packets.
+    /// The same for a run that stands for `packets` packets; returns the bytes that were left of
+    /// the frame, when they were asked for.
     #[track_caller]
     fn expect_input(
         &self,
@@ -161,13 +177,14 @@ impl Rig {
         input: ProgramInput<'_>,
         outcome: Outcome,
         packets: u64,
-    ) {
+    ) -> usize {
         let mut expected = self.hooks.counters().unwrap();
-        let action = self.run(kind, input);
+        let (action, left) = self.run_for(kind, input);
         let counters = self.hooks.counters().unwrap();
         apply(&mut expected[kind.row() as usize], outcome, packets);
         assert_eq!(counters, expected, "{outcome:?}");
         assert_eq!(action, verdict(kind, outcome), "verdict for {outcome:?}");
+        left
     }
 }
 
@@ -213,7 +230,8 @@ fn config(workers: u32) -> HookConfig {
         workers,
         snat: Some(SNAT),
         node6: Some(NODE6),
-        offload: None,
+        offload: Offload::Off,
+        epoch: 0,
         imds: ImdsAccess::Deny,
         stale_after: Duration::from_millis(20),
     }

@@ -21,7 +21,7 @@ use super::namespace::Namespace;
 use super::netns::{add_pod, silent_up, text};
 use super::{FLOWS, NODE, OUTSIDE, SNAT, config};
 use crate::flows::{Ends, Exit, FlowEntry, FlowKey, FlowUsage, Translation, Via, Zone};
-use crate::{FlowMap, HookConfig, HookCounters, HookKind, HookLink, Hooks, PodEntry};
+use crate::{FlowMap, HookConfig, HookCounters, HookKind, HookLink, Hooks, Offload, PodEntry};
 
 const POD_A: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 10);
 const POD_B: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
@@ -108,7 +108,8 @@ impl Node {
         carry_in_kernel(&host);
         let mut hooks = Hooks::load(FLOWS).unwrap();
         let config = HookConfig {
-            offload: Some(EPOCH),
+            offload: Offload::Established,
+            epoch: EPOCH,
             // Nobody ever stamps a heartbeat: fallback is the rule here.
             ..config(1)
         };
