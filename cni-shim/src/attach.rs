@@ -8,6 +8,7 @@ use penstock_control_api::{Attachment, Failure, MacAddr, Request, code};
 use penstock_netlink::{Ipv4Net, Netlink};
 
 use crate::agent::{DEL_DEADLINE, ask, ask_attachment};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::failure::{CONFIG, IO, failure};
 use crate::invocation::Invocation;
@@ -17,17 +18,21 @@ use crate::previous::Previous;
 use crate::result::{Attached, added};
 use crate::{print, report};
 
-/// Longest an ADD or CHECK waits for the agent, all calls together.
-const ADD_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest a CHECK waits for the agent.
+const CHECK_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest a failed ADD waits to give the address back; after that the agent's lease does.
 const ROLLBACK_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Attaches the pod and prints the result.
-pub(crate) fn add(invocation: &Invocation, config: &Config) -> Result<(), Failure> {
+pub(crate) fn add(
+    invocation: &Invocation,
+    config: &Config,
+    mut clock: Clock,
+) -> Result<(), Failure> {
     config.is_grantable()?;
     somebody_listens()?;
-    let deadline = Instant::now() + ADD_DEADLINE;
     let mut sides = open_sides(invocation)?;
+    clock.lap("open_us");
     let key = invocation.key(&config.name);
     let reserve = Request::Add {
         key: key.clone(),
@@ -35,13 +40,16 @@ pub(crate) fn add(invocation: &Invocation, config: &Config) -> Result<(), Failur
         netns: sandbox(invocation),
         veth_prefix: config.veth_prefix.clone(),
     };
-    let attachment = ask_attachment(&config.run_dir, &reserve, deadline)?;
+    let attachment = ask_attachment(&config.run_dir, &reserve, clock.deadline())?;
+    clock.lap("reserve_us");
     if attachment.confirmed && sides.exists(&invocation.ifname) {
         // A repeated ADD of a live pod: the same answer, or an error that leaves it alone.
         let pair = sides.inspect(&invocation.ifname, &attachment, None)?;
         return print(&added(config, &attached(invocation, &attachment, &pair)?));
     }
-    attach(&mut sides, invocation, config, &attachment, deadline).map_err(|mut failure| {
+    let done = attach(&mut sides, invocation, config, &attachment, &mut clock);
+    clock.report();
+    done.map_err(|mut failure| {
         let deadline = Instant::now() + ROLLBACK_DEADLINE;
         let undo = Request::Del {
             key,
@@ -60,7 +68,7 @@ fn attach(
     invocation: &Invocation,
     config: &Config,
     attachment: &Attachment,
-    deadline: Instant,
+    clock: &mut Clock,
 ) -> Result<(), Failure> {
     if let Some(most) = config.mtu.filter(|most| *most < attachment.mtu) {
         return Err(failure(
@@ -70,7 +78,8 @@ fn attach(
         ));
     }
     let pair = sides.build(&invocation.ifname, attachment)?;
-    let finish = || {
+    clock.lap("netlink_us");
+    let mut finish = || {
         let attached = attached(invocation, attachment, &pair)?;
         let confirm = Request::Confirm {
             key: invocation.key(&config.name),
@@ -79,10 +88,11 @@ fn attach(
             pod_mac: attached.pod_mac,
             generation: attachment.generation,
         };
-        ask(&config.run_dir, &confirm, deadline)?;
+        ask(&config.run_dir, &confirm, clock.deadline())?;
+        clock.lap("confirm_us");
         print(&added(config, &attached))
     };
-    finish().map_err(|mut failure| {
+    finish().map_err(|mut failure: Failure| {
         if let Err(second) = sides.remove(&pair) {
             failure.details += &format!("; and removing the veth pair failed: {}", second.details);
         }
@@ -124,7 +134,7 @@ pub(crate) fn check(invocation: &Invocation, config: &Config) -> Result<(), Fail
     let request = Request::Check {
         key: invocation.key(&config.name),
     };
-    let attachment = ask_attachment(&config.run_dir, &request, Instant::now() + ADD_DEADLINE)?;
+    let attachment = ask_attachment(&config.run_dir, &request, Instant::now() + CHECK_DEADLINE)?;
     if !attachment.confirmed {
         return Err(mismatch("the attachment was never completed".to_owned()));
     }

@@ -17,6 +17,7 @@
 
 mod agent;
 mod attach;
+mod clock;
 mod config;
 mod failure;
 mod invocation;
@@ -27,10 +28,12 @@ mod result;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use penstock_control_api::Failure;
 use serde_json::{Value, json};
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::failure::{VERSION, failure};
 use crate::invocation::{Command, Invocation};
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
 
 /// Serves one invocation; `version` becomes the caller's as soon as it is known.
 fn run(version: &mut String) -> Result<(), Failure> {
+    let clock = Clock::new(Instant::now());
     let invocation = Invocation::from_environment()?;
     if invocation.command == Command::Version {
         return print(&versions());
@@ -60,7 +64,7 @@ fn run(version: &mut String) -> Result<(), Failure> {
     version.clone_from(&config.version);
     refuse_commands_newer_than_config(invocation.command, version)?;
     match invocation.command {
-        Command::Add => attach::add(&invocation, &config),
+        Command::Add => attach::add(&invocation, &config, clock),
         Command::Del => attach::del(&invocation, &config),
         Command::Check => attach::check(&invocation, &config),
         Command::Status => agent::status(&config),

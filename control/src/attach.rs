@@ -315,11 +315,13 @@ impl Agent {
         let Some(path) = State::path_of(record) else {
             return Err(replaced());
         };
-        let (prepared, persisted, told) = tokio::join!(
-            self.node.prepare_pod(&path),
-            self.journal.persist(),
-            self.publisher.settled(ticket, DATAPLANE_PATIENCE),
+        let began = Instant::now();
+        let ((prepared, path_time), (persisted, record_time), (told, hooks_time)) = tokio::join!(
+            timed(self.node.prepare_pod(&path)),
+            timed(self.journal.persist()),
+            timed(self.publisher.settled(ticket, DATAPLANE_PATIENCE)),
         );
+        let raising = Instant::now();
         prepared.map_err(|error| kernel_failure(&error))?;
         persisted.map_err(|error| {
             let details = format!("the attachment could not be recorded: {error}; free the disk");
@@ -331,7 +333,10 @@ impl Agent {
             .map_err(|error| kernel_failure(&error))?;
         tracing::info!(
             pod = %format_args!("{}/{}", record.pod.namespace, record.pod.name),
-            address = %record.address, ifname = %record.host_ifname, dataplane = told, "pod is live"
+            address = %record.address, ifname = %record.host_ifname, dataplane = told,
+            path_us = micros(path_time), record_us = micros(record_time),
+            hooks_us = micros(hooks_time), raise_us = micros(raising.elapsed()),
+            took_us = micros(began.elapsed()), "pod is live"
         );
         Ok(())
     }
@@ -402,6 +407,16 @@ pub(crate) fn kernel_failure(error: &NodeError) -> Failure {
         "the kernel refused a change",
         error.to_string(),
     )
+}
+
+/// What came of `work`, and how long it took.
+async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let began = Instant::now();
+    (work.await, began.elapsed())
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn replaced() -> Failure {

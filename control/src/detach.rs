@@ -1,8 +1,11 @@
 //! Detaching a pod, checking one, and clearing away what nobody detached.
 //!
 //! DEL always succeeds: what cannot be removed now is logged, and the address is taken back all the same once the pod's
-//! interface is gone. Order: the dataplane forgets the pod, then the kernel, then the interface goes, then the address
-//! rests, then all of it is recorded.
+//! interface is gone. Order: the interface goes, then the dataplane and the kernel's rules forget the pod, then the
+//! address rests, then all of it is recorded. The interface is first because nothing can come from the pod any more
+//! then, and because a hook that is still attached goes with it for free, where detaching one alone waits for the
+//! kernel's readers under the lock of all network configuration. Until the dataplane has heard, packets for the pod are
+//! delivered to an interface that is no more.
 
 use std::time::Duration;
 
@@ -56,11 +59,15 @@ impl Agent {
 
     /// The work of DEL, for a caller that has the attachment's turn.
     async fn detach(&self, key: &AttachmentKey) {
-        let Some(record) = self.withdraw(key) else {
+        let Some(record) = self.lock().records.get(key).cloned() else {
             return;
         };
-        if !record.superseded {
-            self.take_down(&record).await;
+        if record.superseded {
+            self.withdraw(key);
+        } else {
+            self.remove_interface(&record).await;
+            self.withdraw(key);
+            self.remove_path(&record).await;
         }
         {
             let mut state = self.lock();
@@ -76,26 +83,38 @@ impl Agent {
         );
     }
 
-    /// The record as it was; from now on no snapshot contains it.
-    fn withdraw(&self, key: &AttachmentKey) -> Option<Record> {
-        let mut state = self.lock();
-        let record = state.records.get_mut(key)?;
-        let before = record.clone();
-        record.link = None;
-        Some(before)
+    /// From now on no snapshot contains it.
+    fn withdraw(&self, key: &AttachmentKey) {
+        if let Some(record) = self.lock().records.get_mut(key) {
+            record.link = None;
+        }
     }
 
-    /// Removes a pod's path and interface after the dataplane has forgotten it; `record` is as it was before.
+    /// Removes the interface and the path of a pod that was withdrawn; `record` is as it was before.
     pub(crate) async fn take_down(&self, record: &Record) {
-        let ticket = self.publisher.changed();
-        self.publisher.settled(ticket, DATAPLANE_PATIENCE).await;
-        if let Some(path) = State::path_of(record)
-            && let Err(error) = self.node.remove_pod(&path).await
-        {
-            tracing::warn!(%error, address = %record.address, "a pod's path was not removed");
-        }
+        self.remove_interface(record).await;
+        self.remove_path(record).await;
+    }
+
+    async fn remove_interface(&self, record: &Record) {
         if let Err(error) = self.delete_interface(record).await {
             tracing::warn!(%error, ifname = %record.host_ifname, "a pod's interface was not removed");
+        }
+    }
+
+    /// The dataplane and the kernel's rules forget a pod.
+    async fn remove_path(&self, record: &Record) {
+        let ticket = self.publisher.changed();
+        let forget = async {
+            match State::path_of(record) {
+                Some(path) => self.node.remove_pod(&path).await,
+                None => Ok(()),
+            }
+        };
+        let settled = self.publisher.settled(ticket, DATAPLANE_PATIENCE);
+        let (forgotten, _) = tokio::join!(forget, settled);
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, address = %record.address, "a pod's path was not removed");
         }
     }
 

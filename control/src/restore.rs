@@ -68,6 +68,10 @@ pub fn decide(
                 since: now,
             });
             restored.gone.extend(State::path_of(&record));
+            if record.superseded {
+                // Its sandbox must not take the name back.
+                restored.tombstones.insert(record.key, now);
+            }
         }
     }
     for (address, ifindex) in &kernel.routes {

@@ -6,7 +6,7 @@ use penstock_dataplane_api::MacAddr;
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
-use super::{Node, NodeError, errno, unless};
+use super::{Node, NodeError, errno};
 
 /// One interface of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,15 +114,13 @@ impl Node {
         })
     }
 
-    /// Deletes a link; a veth's peer goes with it. Success when it is gone already.
+    /// Deletes a link; a veth's peer goes with it. Success when it is gone already. Several at a time cost little more
+    /// than one.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub async fn delete_link(&self, index: u32) -> Result<(), NodeError> {
-        let done = unless(
-            Errno::ENODEV,
-            self.netlink.link().del(index).execute().await,
-        );
+        let done = self.deleter.delete(index).await;
         done.map_err(|cause| NodeError::netlink(format!("delete link {index}"), cause))
     }
 }

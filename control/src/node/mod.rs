@@ -4,6 +4,7 @@
 //! network namespace of the process and spawns no processes. Must not decide anything: tables, priorities and
 //! addresses come from the caller or from the constants here (VPC CNI's, so that its users find what they know).
 
+mod delete;
 mod eni;
 mod link;
 mod neighbor;
@@ -87,6 +88,7 @@ impl NodeError {
 #[derive(Debug, Clone)]
 pub struct Node {
     netlink: Handle,
+    deleter: delete::Deleter,
 }
 
 impl Node {
@@ -99,7 +101,8 @@ impl Node {
         let (connection, netlink, _) =
             opened.map_err(|cause| NodeError::io("open a netlink socket", cause))?;
         tokio::spawn(connection);
-        Ok(Self { netlink })
+        let deleter = delete::Deleter::start(netlink.clone());
+        Ok(Self { netlink, deleter })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The scenarios by name.
 
+mod cni_add;
 mod egress_snat;
 mod pipeline;
 
@@ -47,6 +48,11 @@ pub const ALL: &[Scenario] = &[
         name: "pipeline",
         purpose: "the flow engine in memory: hit path by flows and batch, first packets, expiry",
         run: pipeline::run,
+    },
+    Scenario {
+        name: "cni-add",
+        purpose: "ADD and DEL at the plugin, alone and 50 at once, beside ptp with host-local",
+        run: cni_add::run,
     },
 ];
 

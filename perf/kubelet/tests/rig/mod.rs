@@ -9,7 +9,9 @@
 )]
 #![allow(dead_code, reason = "each of the test crates uses some of it")]
 
-use std::collections::BTreeMap;
+pub mod shim;
+
+use std::collections::{BTreeMap, HashSet};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::Mutex;
@@ -121,6 +123,64 @@ impl Rig {
             other => panic!("{other:?}"),
         }
     }
+
+    /// An empty namespace to attach.
+    pub fn sandbox(&self, n: usize) -> NetNs {
+        let name = format!("{}-s{n}", self.node().netns().name());
+        NetNs::create(&name).expect("sandbox")
+    }
+
+    /// Host sides of pods on the node.
+    pub fn pod_links(&self) -> usize {
+        let links = self.node().netns().ip(&["-o", "link"]).expect("ip");
+        let pods = links.lines().filter(|line| line.contains(": eni"));
+        pods.count()
+    }
+
+    /// Addresses that rules of pods name: those to and from a single address.
+    pub fn addresses_in_rules(&self) -> HashSet<Ipv4Addr> {
+        let rules = self.node().netns().ip(&["rule"]).expect("ip");
+        let of_pods = |line: &&str| line.starts_with("512:") || line.starts_with("1536:");
+        rules
+            .lines()
+            .filter(of_pods)
+            .flat_map(str::split_whitespace)
+            .filter_map(|word| word.parse().ok())
+            .collect()
+    }
+
+    /// Memory the daemons have, by name.
+    pub fn resident_kib(&self) -> Resident {
+        let node = self.node();
+        let daemons = [
+            ("agent", node.control_pid()),
+            ("dataplane", node.dataplane_pid()),
+        ];
+        let resident = |pid: u32| -> u64 {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("/proc");
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            number.expect("VmRSS")
+        };
+        Resident(daemons.map(|(name, pid)| (name, resident(pid.expect("daemon")))))
+    }
+}
+
+/// Memory of each daemon, in KiB.
+#[derive(Debug)]
+pub struct Resident([(&'static str, u64); 2]);
+
+impl Resident {
+    /// (daemon, then, now)
+    pub fn grown_from(&self, before: &Self) -> impl Iterator<Item = (&'static str, u64, u64)> {
+        let pairs = before.0.iter().zip(self.0.iter());
+        pairs.map(|((name, before), (_, now))| (*name, *before, *now))
+    }
+}
+
+/// A number the environment overrides a test's own by.
+pub fn env_number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
 }
 
 /// Addresses rest shorter than on a real node, so that churn does not wait for them, and all ENIs are
