@@ -13,6 +13,7 @@ pub mod config;
 mod detach;
 pub mod discover;
 pub mod ec2;
+pub mod install;
 pub mod ipam;
 pub mod journal;
 pub mod node;

@@ -1,20 +1,22 @@
 //! `penstock-control`: the node agent's process.
 //!
 //! Reads flags and environment, boots, serves until SIGTERM or SIGINT. On the way out it removes its socket and nothing
-//! else: pods, routes, rules and the dataplane keep working without it.
+//! else: pods, routes, rules and the dataplane keep working without it. `install` and `uninstall` are for the container
+//! runtime's directories and talk to the agent that runs.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use penstock_control::agent::Agent;
 use penstock_control::boot::{Setup, boot};
 use penstock_control::clock::MachineClock;
 use penstock_control::config::{Config, EXIT_BAD_CONFIG, Environment};
 use penstock_control::ec2::aws::{Aws, Endpoints};
 use penstock_control::ec2::gate::Gate;
+use penstock_control::install::{Chained, PLUGIN, Target};
 use penstock_control::server::Server;
 use penstock_control::watch::watch_kernel;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,8 +27,16 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
+    /// Without one, the agent runs.
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// Directory of the daemons' sockets.
-    #[arg(long, value_name = "DIR", default_value = "/run/penstock")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/penstock",
+        global = true
+    )]
     run_dir: PathBuf,
     /// Directory of what must survive a restart.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/penstock")]
@@ -34,6 +44,52 @@ struct Arguments {
     /// How to write the log, on stderr; RUST_LOG chooses how much.
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Put the plugin and its configuration where the container runtime looks, as soon as the agent serves ADD.
+    Install {
+        #[command(flatten)]
+        directories: Directories,
+        /// The plugin to install; by default the one beside this program.
+        #[arg(long, value_name = "FILE")]
+        plugin: Option<PathBuf>,
+        /// Plugins after ours; each must be in the runtime's directory.
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "portmap")]
+        chain: Vec<Chained>,
+        /// Seconds to wait for the agent.
+        #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+        wait: u64,
+    },
+    /// Take both away again; refused while pods are attached.
+    Uninstall {
+        #[command(flatten)]
+        directories: Directories,
+        /// Do not ask the agent: pods that are attached cannot be deleted in order afterwards.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Directories {
+    /// The container runtime's directory of plugins.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "HOST_CNI_BIN_PATH",
+        default_value = "/opt/cni/bin"
+    )]
+    cni_bin_dir: PathBuf,
+    /// The container runtime's directory of network configurations.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "HOST_CNI_CONFDIR_PATH",
+        default_value = "/etc/cni/net.d"
+    )]
+    cni_conf_dir: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -59,6 +115,15 @@ fn main() -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!(warning, "a setting is not honoured");
     }
+    if let Some(verb) = arguments.verb {
+        return match install(verb, arguments.run_dir, config.veth_prefix) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!(%error, "not done");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let setup = Setup {
         run_dir: arguments.run_dir,
         state_dir: arguments.state_dir,
@@ -79,6 +144,43 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Serves the verbs that are not the agent.
+fn install(
+    verb: Verb,
+    run_dir: PathBuf,
+    veth_prefix: String,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let target = |directories: Directories, chain| Target {
+        bin_dir: directories.cni_bin_dir,
+        conf_dir: directories.cni_conf_dir,
+        run_dir,
+        veth_prefix,
+        chain,
+    };
+    match verb {
+        Verb::Install {
+            directories,
+            plugin,
+            chain,
+            wait,
+        } => {
+            let plugin = match plugin {
+                Some(plugin) => plugin,
+                None => std::env::current_exe()?.with_file_name(PLUGIN),
+            };
+            let target = target(directories, chain);
+            let changed = target.install(&plugin, Duration::from_secs(wait))?;
+            let (bin_dir, conf_dir) = (target.bin_dir.display(), target.conf_dir.display());
+            tracing::info!(changed, %bin_dir, %conf_dir, "installed");
+        }
+        Verb::Uninstall { directories, force } => {
+            target(directories, Vec::new()).uninstall(force)?;
+            tracing::info!("uninstalled");
+        }
+    }
+    Ok(())
 }
 
 async fn run(setup: Setup) -> Result<(), Box<dyn std::error::Error>> {

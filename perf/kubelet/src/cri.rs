@@ -5,14 +5,13 @@
 //! `runtime/v1/api.proto` (k8s.io/cri-api). Fields that are not declared are skipped.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use prost::Message;
-use tonic::client::Grpc;
-use tonic::transport::{Channel, Endpoint};
-use tonic_prost::ProstCodec;
+
+use crate::grpc;
 
 /// Longest the runtime is given for one call; the kubelet's own default is two minutes.
 const CALL_DEADLINE: Duration = Duration::from_secs(120);
@@ -148,21 +147,16 @@ struct ListPodSandboxResponse {
 #[derive(Clone, PartialEq, Message)]
 struct Empty {}
 
-/// A connection to a runtime; clones share it, and it is made anew when the runtime restarts.
+/// A runtime's socket; every call has a connection of its own, so that a runtime may restart.
 #[derive(Debug, Clone)]
 pub(crate) struct Cri {
-    channel: Channel,
+    socket: PathBuf,
 }
 
 impl Cri {
-    /// A client of the runtime at `socket`; connects when it is first used. Must be called inside a
-    /// tokio runtime.
-    pub(crate) fn new(socket: &Path) -> Result<Self> {
-        let uri = format!("unix:{}", socket.display());
-        let endpoint = Endpoint::from_shared(uri)?.timeout(CALL_DEADLINE);
-        Ok(Self {
-            channel: endpoint.connect_lazy(),
-        })
+    /// A client of the runtime at `socket`.
+    pub(crate) fn new(socket: PathBuf) -> Self {
+        Self { socket }
     }
 
     /// Whether the runtime answers.
@@ -224,19 +218,18 @@ impl Cri {
         Ok(list.items.into_iter().map(|item| item.id).collect())
     }
 
-    async fn call<Q, A>(&self, method: &'static str, request: Q) -> Result<A>
-    where
-        Q: Message + Default + 'static,
-        A: Message + Default + 'static,
-    {
-        let mut grpc = Grpc::new(self.channel.clone());
-        grpc.ready().await.context("the runtime is not there")?;
-        let path = format!("/runtime.v1.RuntimeService/{method}").parse()?;
-        let codec = ProstCodec::<Q, A>::default();
-        let answer = grpc.unary(tonic::Request::new(request), path, codec).await;
+    async fn call<Q: Message, A: Message + Default>(
+        &self,
+        method: &'static str,
+        request: Q,
+    ) -> Result<A> {
+        let path = format!("/runtime.v1.RuntimeService/{method}");
+        let call = grpc::unary(&self.socket, &path, &request);
+        let answer = tokio::time::timeout(CALL_DEADLINE, call).await;
         answer
-            .map(tonic::Response::into_inner)
-            .map_err(|status| anyhow::anyhow!("{method}: {}", status.message()))
+            .context("no answer in time")
+            .and_then(|answer| answer)
+            .with_context(|| method)
     }
 }
 

@@ -7,6 +7,7 @@
 //! `containernetworking-plugins` and `busybox-static`. Must not be used by anything that ships.
 
 mod cri;
+mod grpc;
 mod image;
 mod runtime;
 
@@ -18,7 +19,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use penstock_lab::{Lab, Node};
-use serde_json::Value;
 
 use cri::{
     ContainerConfig, ContainerMetadata, Cri, ImageSpec, KeyValue, LinuxPodSandboxConfig,
@@ -67,22 +67,20 @@ pub struct Kubelet {
 }
 
 impl Kubelet {
-    /// Starts containerd on `node`, with `plugins` after ours in the chain, and loads the image.
+    /// Starts containerd on `node`, whose agent must serve, with the plugins of `chain` (names joined by
+    /// commas, as `penstock-control install` takes them) after ours, and loads the image.
     /// May be used from several threads at once.
     ///
     /// # Errors
     /// When a package is missing or containerd does not answer; with the end of its log.
-    pub fn start(lab: &Lab, node: &Node, plugins: &[Value]) -> Result<Self> {
+    pub fn start(lab: &Lab, node: &Node, chain: &str) -> Result<Self> {
         let executor = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("kubelet")
             .enable_all()
             .build()?;
-        let runtime = Runtime::prepare(lab, node, plugins)?;
-        let cri = {
-            let _inside = executor.enter();
-            Cri::new(&runtime.socket())?
-        };
+        let runtime = Runtime::prepare(lab, node, chain)?;
+        let cri = Cri::new(runtime.socket());
         let kubelet = Self {
             cri,
             executor,

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use penstock_lab::{Lab, Node, find_binary};
-use serde_json::{Value, json};
 
 use crate::image;
 
@@ -51,16 +50,16 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
-    /// Lays the directory out and makes the namespaces; containerd does not run yet.
-    pub(crate) fn prepare(lab: &Lab, node: &Node, plugins: &[Value]) -> Result<Self> {
+    /// Lays the directory out, has the agent's own `install` put plugin and configuration in place, and makes the
+    /// namespaces; containerd does not run yet.
+    pub(crate) fn prepare(lab: &Lab, node: &Node, chain: &str) -> Result<Self> {
         let directory = node.directory().join("containerd");
         for part in ["root", "state", "opt", "cni/bin", "cni/net.d", "logs"] {
             fs::create_dir_all(directory.join(part))?;
         }
         fs::write(directory.join("config.toml"), config(&directory))?;
         link_plugins(&directory.join("cni/bin"))?;
-        let conflist = conflist(node, plugins).to_string();
-        fs::write(directory.join("cni/net.d/10-penstock.conflist"), conflist)?;
+        install(node, &directory.join("cni"), chain)?;
         image::write(&directory.join("image.tar"))?;
 
         let mut command = Command::new("unshare");
@@ -221,7 +220,7 @@ fn run(mut command: Command) -> Result<()> {
     Ok(())
 }
 
-/// The reference plugins the runtime and the chain need, and ours.
+/// The reference plugins the runtime and the chain need.
 fn link_plugins(directory: &Path) -> Result<()> {
     for name in ["loopback", "portmap", "tuning"] {
         let found = PLUGIN_DIRECTORIES
@@ -233,19 +232,21 @@ fn link_plugins(directory: &Path) -> Result<()> {
         })?;
         symlink(found, directory.join(name))?;
     }
-    symlink(find_binary("penstock-cni")?, directory.join("penstock-cni"))?;
     Ok(())
 }
 
-/// The chain: ours first, then `plugins`.
-fn conflist(node: &Node, plugins: &[Value]) -> Value {
-    let ours = json!({
-        "type": "penstock-cni",
-        "runDir": node.run_dir(),
-        "vethPrefix": "eni",
-    });
-    let chain: Vec<&Value> = std::iter::once(&ours).chain(plugins).collect();
-    json!({ "cniVersion": "1.0.0", "name": penstock_lab::NETWORK, "plugins": chain })
+/// As on a real node; the agent must be there.
+fn install(node: &Node, cni: &Path, chain: &str) -> Result<()> {
+    let mut command = Command::new(find_binary("penstock-control")?);
+    command
+        .arg("--run-dir")
+        .arg(node.run_dir())
+        .args(["install", "--chain", chain, "--cni-bin-dir"])
+        .arg(cni.join("bin"))
+        .arg("--cni-conf-dir")
+        .arg(cni.join("net.d"))
+        .envs(node.env());
+    run(command)
 }
 
 /// containerd's configuration. `restrict_oom_score_adj`: not every machine that runs tests has

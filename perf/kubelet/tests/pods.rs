@@ -11,7 +11,6 @@ use std::thread;
 
 use penstock_kubelet::{GREETING, Kubelet, PodSpec};
 use rig::{Baseline, Rig, SETTINGS, fetch, in_parallel};
-use serde_json::json;
 
 /// Pods of the acceptance test, and how many come and go at a time.
 const PODS: usize = 110;
@@ -21,7 +20,7 @@ const AT_ONCE: usize = 20;
 #[ignore = "needs root, network namespaces and containerd"]
 fn a_hundred_and_ten_pods_come_serve_and_go() {
     let rig = Rig::start("kube");
-    let kubelet = Kubelet::start(&rig.lab, rig.node(), &[]).expect("containerd");
+    let kubelet = Kubelet::start(&rig.lab, rig.node(), "portmap").expect("containerd");
     let client = rig.client();
     let before = Baseline::take(&rig, &kubelet);
 
@@ -54,7 +53,7 @@ const ROUNDS: usize = 4;
 #[ignore = "needs root, network namespaces and containerd"]
 fn daemons_die_while_pods_come_and_go_and_nothing_is_left() {
     let rig = Rig::start("kill");
-    let kubelet = Kubelet::start(&rig.lab, rig.node(), &[]).expect("containerd");
+    let kubelet = Kubelet::start(&rig.lab, rig.node(), "portmap").expect("containerd");
     let client = rig.client();
     let kept = kubelet.run(&rig.spec(CHURN * ROUNDS)).expect("first pod");
     let before = Baseline::take(&rig, &kubelet);
@@ -106,11 +105,7 @@ fn kill_one(rig: &Rig, kubelet: &Kubelet, round: usize) {
 #[ignore = "needs root, network namespaces and containerd"]
 fn a_chain_of_plugins_works_and_host_ports_lead_to_pods() {
     let rig = Rig::start("chain");
-    let chain = [
-        json!({ "type": "portmap", "capabilities": { "portMappings": true }, "snat": true }),
-        json!({ "type": "tuning", "sysctl": { "net.ipv4.conf.eth0.arp_notify": "1" } }),
-    ];
-    let kubelet = Kubelet::start(&rig.lab, rig.node(), &chain).expect("containerd");
+    let kubelet = Kubelet::start(&rig.lab, rig.node(), "portmap,tuning").expect("containerd");
     let client = rig.client();
     let spec = PodSpec {
         host_ports: vec![(80, 80)],
