@@ -80,6 +80,17 @@ impl Rig {
         })
     }
 
+    /// Looks one batch up and does no more.
+    pub fn look_up(&mut self, load: &Load) {
+        let length = load.frame_length();
+        self.looks.clear();
+        self.looks.extend(
+            load.frames()
+                .map(|head| self.engine.look(head, length, Ingress::Trunk)),
+        );
+        self.engine.locate(&mut self.looks);
+    }
+
     /// Sends one batch through and meters what that costs.
     ///
     /// # Errors
@@ -89,12 +100,7 @@ impl Rig {
         let mut other = None;
         let length = load.frame_length();
         meter.start();
-        self.looks.clear();
-        self.looks.extend(
-            load.frames()
-                .map(|head| self.engine.look(head, length, Ingress::Trunk)),
-        );
-        self.engine.locate(&mut self.looks);
+        self.look_up(load);
         for (head, look) in load.frames_mut().zip(&self.looks) {
             let packet = Packet {
                 head,
