@@ -18,8 +18,12 @@ use penstock_hooks::limits::{MAX_KERNEL_CIDRS, MAX_PODS};
 use crate::timers::timeouts;
 use crate::trunk;
 
-/// Most CIDRs in any one list: what the hooks have room for.
+/// Most CIDRs of the kernel: what the hooks have room for.
 pub const MAX_CIDRS: usize = MAX_KERNEL_CIDRS as usize;
+
+/// Most prefixes in a list that only workers go by, who find an address among any number of them
+/// in a few steps.
+pub const MAX_RULES: usize = 16_384;
 
 /// Most uplinks: more than any instance type has ENIs on one network card.
 pub const MAX_UPLINKS: usize = 16;
@@ -53,8 +57,8 @@ pub fn problems(snapshot: &Snapshot, workers: u32) -> Vec<String> {
     if snapshot.generation == 0 {
         found.add("generation", "is 0; publications count from 1");
     }
-    found.cidrs("vpc_cidrs", &snapshot.vpc_cidrs);
-    found.cidrs("kernel_cidrs", &snapshot.kernel_cidrs);
+    found.cidrs("vpc_cidrs", &snapshot.vpc_cidrs, MAX_RULES);
+    found.cidrs("kernel_cidrs", &snapshot.kernel_cidrs, MAX_CIDRS);
     let excluded: Vec<IpNet> = snapshot
         .snat
         .exclude_cidrs
@@ -62,7 +66,7 @@ pub fn problems(snapshot: &Snapshot, workers: u32) -> Vec<String> {
         .copied()
         .map(IpNet::V4)
         .collect();
-    found.cidrs("snat.exclude_cidrs", &excluded);
+    found.cidrs("snat.exclude_cidrs", &excluded, MAX_RULES);
     found.flow(&snapshot.flow);
     if let Some(address) = snapshot.node.primary_address6 {
         found.address("node", "primary_address6", address.into());
@@ -127,8 +131,8 @@ impl Problems {
         }
     }
 
-    fn cidrs(&mut self, list: &str, cidrs: &[IpNet]) {
-        self.at_most(list, cidrs.len(), MAX_CIDRS);
+    fn cidrs(&mut self, list: &str, cidrs: &[IpNet], most: usize) {
+        self.at_most(list, cidrs.len(), most);
         self.unique(list, "prefix", cidrs.iter().copied());
         for (index, cidr) in cidrs.iter().enumerate() {
             if cidr.trunc() != *cidr {

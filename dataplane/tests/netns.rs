@@ -10,8 +10,10 @@
 
 mod support;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
 
+use ipnet::Ipv4Net;
 use nix::sys::signal::Signal;
 use penstock_dataplane_api::{Counters, Request, Response, UplinkMode};
 use support::daemon::{Dataplane, attach_foreign_xdp, command};
@@ -123,6 +125,51 @@ fn fewer_queues_than_workers() {
 #[ignore = "needs root and network namespaces"]
 fn more_queues_than_workers() {
     all_paths_work("wide", 1, 3, 9_001);
+}
+
+/// T38: a snapshot of ten thousand rules is in force at once, and not a packet is lost meanwhile.
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn ten_thousand_rules_go_live_under_traffic() {
+    const RULES: u32 = 10_000;
+    let stage = stage("rules", 1, 1_500);
+    let dataplane = Dataplane::start(&stage, 1);
+    dataplane.publish(&stage.snapshot(1));
+    let mut times = std::thread::scope(|scope| {
+        // Every datagram must come back, or the echo panics.
+        let traffic = scope.spawn(|| udp_echo(&stage.pods[0], (&stage.out, OUTSIDE), 20_000, 64));
+        let mut times = Vec::new();
+        for generation in 2.. {
+            if traffic.is_finished() {
+                break;
+            }
+            let mut snapshot = stage.snapshot(generation);
+            let rule = |n| Ipv4Net::from(Ipv4Addr::from_bits(0x6440_0000 + n * 3));
+            snapshot.snat.exclude_cidrs = (0..RULES).map(|n| rule(n + generation as u32)).collect();
+            let began = Instant::now();
+            dataplane.publish(&snapshot);
+            times.push(began.elapsed());
+        }
+        let seen = traffic.join().unwrap();
+        assert_eq!(seen.ip(), IpAddr::from(NODE));
+        times
+    });
+    assert!(times.len() >= 2, "no rule changed under traffic");
+    times.sort_unstable();
+    eprintln!(
+        "{RULES} rules in force after {:?} (median of {}, worst {:?})",
+        times[times.len() / 2],
+        times.len(),
+        times.last().unwrap()
+    );
+    let counters = dataplane.settled();
+    let dropped: u64 = counters
+        .workers
+        .iter()
+        .flat_map(|worker| &worker.drops)
+        .map(|drop| drop.packets)
+        .sum();
+    assert_eq!(dropped, 0, "{counters:?}");
 }
 
 #[test]
