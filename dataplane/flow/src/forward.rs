@@ -8,6 +8,7 @@ use penstock_packet::{DropReason, Fragment, Ip, Parsed, icmp, mss, parse};
 use crate::classify::{self, classify};
 use crate::engine::{Kept, Renewal};
 use crate::entry::{Moment, NewFlow, Way4, Way6};
+use crate::hop::NextHop;
 use crate::key::{Direction, FlowKey, Zone};
 use crate::look::{Look, Plain, Seen};
 use crate::miss::{self, decide_flow, without_flow};
@@ -97,14 +98,10 @@ fn go<W: Kept>(
     packet: &mut Packet<'_>,
     (plain, now): (&Plain<W::Key>, Timestamp),
 ) -> Pass {
-    let Some(hop) = snapshot.hop(way.track().hop) else {
-        return Pass::Miss;
+    let hop = match admits(way, snapshot, packet, plain) {
+        Ok(hop) => hop,
+        Err(verdict) => return Pass::Stop(verdict),
     };
-    let size = (plain.ip_length as usize, plain.dont_fragment);
-    let fits = misdirected(snapshot, packet).and(hop.fits(plain.ttl, size, packet.ingress));
-    if let Err(verdict) = fits {
-        return Pass::Stop(verdict);
-    }
     let track = way.track_mut();
     track.packets += 1;
     track.bytes += u64::from(plain.ip_length);
@@ -133,12 +130,14 @@ fn unsettled<W: Kept>(
         Renewal::Waits => return Pass::Stop(Verdict::ToKernel),
         Renewal::Ended => return Pass::Miss,
     }
-    let quiet = |way: &W| way.track().is_quiet() && !plain.loud;
-    if !W::flows(engine).table.way(at).is_some_and(quiet) {
-        if let Err(verdict) = admits::<W>(engine, snapshot, packet, plain, at) {
-            return Pass::Stop(verdict);
-        }
-        if let Err(verdict) = speak::<W>(engine, snapshot, packet, at, now) {
+    let Some(way) = W::flows(engine).table.way(at) else {
+        return Pass::Miss;
+    };
+    if plain.loud || !way.track().is_quiet() {
+        // A packet that may not go on must not change the state of its flow.
+        let admitted = admits(way, snapshot, packet, plain).map(|_hop| ());
+        if let Err(verdict) = admitted.and_then(|()| speak::<W>(engine, snapshot, packet, at, now))
+        {
             return Pass::Stop(verdict);
         }
     }
@@ -149,19 +148,19 @@ fn unsettled<W: Kept>(
     }
 }
 
-/// Whether a packet may go on at all: one that may not must not change the state of its flow.
-fn admits<W: Kept>(
-    engine: &Engine,
-    snapshot: &Snapshot,
+/// The hop of a way, if a packet may take it.
+#[inline]
+fn admits<'a, W: Kept>(
+    way: &W,
+    snapshot: &'a Snapshot,
     packet: &Packet<'_>,
     plain: &Plain<W::Key>,
-    at: WayId,
-) -> Result<(), Verdict> {
-    let way = W::flows(engine).table.way(at);
-    let hop = way.and_then(|way| snapshot.hop(way.track().hop));
-    let hop = hop.ok_or(DropReason::NoUplink)?;
+) -> Result<&'a NextHop, Verdict> {
+    let hop = snapshot.hop(way.track().hop).ok_or(DropReason::NoUplink)?;
     let size = (plain.ip_length as usize, plain.dont_fragment);
-    misdirected(snapshot, packet).and(hop.fits(plain.ttl, size, packet.ingress))
+    misdirected(snapshot, packet)?;
+    hop.fits(plain.ttl, size, packet.ingress)?;
+    Ok(hop)
 }
 
 /// P05: a frame on an uplink that is for another MAC.
