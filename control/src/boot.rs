@@ -215,6 +215,8 @@ async fn plug_all(
 async fn settings(node: &Node, setup: &Setup) -> Result<(), BootError> {
     sysctl::write("net/ipv4/ip_forward", "1")?;
     sysctl::reserve_ports(setup.config.snat_ports)?;
+    node.set_service_rules(&setup.config.external_service_cidrs)
+        .await?;
     Ok(node.add_mark_rule().await?)
 }
 

@@ -74,6 +74,8 @@ pub struct Config {
     pub node_name: Option<String>,
     /// Service networks.
     pub service_cidrs: Vec<Ipv4Net>,
+    /// Networks routed by the main table whatever ENI the pod is on.
+    pub external_service_cidrs: Vec<Ipv4Net>,
     /// Whether pods may reach the instance metadata service.
     pub imds: Access,
     /// Whether ENIs that others attached without our tag are ours to use.
@@ -148,6 +150,7 @@ impl Config {
             cluster_name: reader.text(CLUSTER_NAME),
             node_name: reader.text(NODE_NAME),
             service_cidrs: reader.networks(SERVICE_CIDRS),
+            external_service_cidrs: reader.networks(EXTERNAL_SERVICE_CIDRS),
             imds: reader.access(POD_IMDS),
             manage_untagged: reader.boolean(MANAGE_UNTAGGED_ENI),
             subnet_discovery: reader.boolean(ENABLE_SUBNET_DISCOVERY),

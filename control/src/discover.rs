@@ -275,20 +275,26 @@ pub async fn plug(node: &Node, config: &Config, found: &Found) -> Result<NodeEni
         gateway_mac: None,
         leaving: false,
     };
-    let setup = EniSetup {
-        primary: eni.device_number == 0,
-        address: eni.address,
-        subnet: eni.subnet,
-        gateway: eni.gateway(),
-        table: table_of(eni.device_number),
-        mtu: eni.mtu,
-    };
+    let setup = setup_of(&eni);
     node.set_up_eni(&link, &setup).await?;
     tracing::info!(
         eni = %eni.eni_id, ifname = %eni.ifname, address = %eni.address, table = setup.table,
         "ENI in use"
     );
     Ok(eni)
+}
+
+/// What an ENI in use needs in the kernel.
+#[must_use]
+pub fn setup_of(eni: &NodeEni) -> EniSetup {
+    EniSetup {
+        primary: eni.device_number == 0,
+        address: eni.address,
+        subnet: eni.subnet,
+        gateway: eni.gateway(),
+        table: table_of(eni.device_number),
+        mtu: eni.mtu,
+    }
 }
 
 async fn await_link(node: &Node, config: &Config, found: &Found) -> Result<Link, PlugError> {

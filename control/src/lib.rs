@@ -20,6 +20,7 @@ pub mod node;
 pub mod policy;
 pub mod provision;
 pub mod publish;
+mod repair;
 pub mod restore;
 pub mod server;
 pub mod state;

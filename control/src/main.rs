@@ -216,10 +216,18 @@ async fn run(setup: Setup) -> Result<(), Box<dyn std::error::Error>> {
     }
 }
 
+/// Time between looks for rules and routes others removed.
+const REPAIR_SECONDS: u64 = 3;
+
 /// Every second what is cheap, every thirtieth what is not.
 async fn sweep(agent: Arc<Agent>) {
     for second in 0u64.. {
         agent.sweep().await;
+        if second % REPAIR_SECONDS == 0
+            && let Err(error) = agent.repair().await
+        {
+            tracing::warn!(%error, "removed rules and routes not looked for");
+        }
         if second % 30 == 29
             && let Err(error) = agent.collect_vanished().await
         {

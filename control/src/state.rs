@@ -281,6 +281,7 @@ impl State {
         let link_local = Ipv4Net::new(Ipv4Addr::new(169, 254, 0, 0), 16);
         let mut all: Vec<Ipv4Net> = hosts
             .chain(config.service_cidrs.iter().copied())
+            .chain(config.external_service_cidrs.iter().copied())
             .chain(link_local)
             .collect();
         all.sort_unstable();

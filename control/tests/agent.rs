@@ -566,6 +566,47 @@ fn the_kernel_is_set_as_documented() {
     );
 }
 
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn what_others_remove_is_put_back_and_service_networks_are_routed_by_main() {
+    let rig = Rig::start(&[("AWS_EXTERNAL_SERVICE_CIDRS", "203.0.113.0/24")]);
+    let pods: Vec<Attachment> = (0..4)
+        .map(|n| rig.attach(&format!("c{n}"), &format!("p{n}")))
+        .collect();
+    rig.eventually("three ENIs and their rules", 30, |rig| {
+        let rules = rig.netns().ip(&["rule"]).unwrap();
+        rules.contains("lookup 2") && rules.contains("lookup 3")
+    });
+    let rules = rig.netns().ip(&["rule"]).unwrap();
+    assert!(
+        rules.contains("1535:\tfrom all to 203.0.113.0/24 lookup main"),
+        "{rules}"
+    );
+    // As a network manager does that thinks it owns the host.
+    for rule in rules.lines() {
+        let priority = rule.split(':').next().unwrap();
+        if !["0", "1535", "32766", "32767"].contains(&priority) {
+            rig.netns().ip(&["rule", "del", "pref", priority]).unwrap();
+        }
+    }
+    for pod in &pods {
+        let address = pod.address.to_string();
+        rig.netns().ip(&["route", "del", &address]).unwrap();
+    }
+    rig.netns().ip(&["route", "flush", "table", "2"]).unwrap();
+    rig.eventually("everything is back", 10, |rig| {
+        let whole = (0..4).all(|n| rig.check(&format!("c{n}")).is_ok());
+        let now = rig.netns().ip(&["rule"]).unwrap();
+        let table = rig.netns().ip(&["route", "show", "table", "2"]);
+        let sorted = |text: &str| {
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort_unstable();
+            lines
+        };
+        whole && sorted(&now) == sorted(&rules) && table.unwrap_or_default().contains("default via")
+    });
+}
+
 /// Slow: an ENI must be a minute old before it is given back.
 #[test]
 #[ignore = "needs root and network namespaces"]

@@ -83,7 +83,7 @@ variables! {
     RANDOMIZESNAT = "AWS_VPC_K8S_CNI_RANDOMIZESNAT", "prng", Honoured, "prng, hashrandom or none";
     EXCLUDE_SNAT_CIDRS = "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "", Honoured,
         "comma list of IPv4 networks reached without SNAT";
-    EXTERNAL_SERVICE_CIDRS = "AWS_EXTERNAL_SERVICE_CIDRS", "", Refused("not built yet"),
+    EXTERNAL_SERVICE_CIDRS = "AWS_EXTERNAL_SERVICE_CIDRS", "", Honoured,
         "comma list of IPv4 networks routed by the main table, whatever ENI the pod is on";
     NODE_PORT_SUPPORT = "AWS_VPC_CNI_NODE_PORT_SUPPORT", "true", Ignored("not built yet"),
         "answers of pods to NodePort clients leave by the primary ENI";

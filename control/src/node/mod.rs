@@ -9,12 +9,14 @@ mod eni;
 mod link;
 mod neighbor;
 mod pod;
+mod repair;
 mod rule;
 pub mod sysctl;
 
 pub use eni::EniSetup;
 pub use link::Link;
 pub use pod::PodPath;
+pub use repair::Missing;
 
 use std::io;
 
@@ -29,6 +31,8 @@ pub mod priority {
     pub const TO_POD: u32 = 512;
     /// Marked for the primary ENI: main table.
     pub const MARK: u32 = 1024;
+    /// To a network of AWS_EXTERNAL_SERVICE_CIDRS: main table.
+    pub const TO_SERVICE: u32 = 1535;
     /// From a pod on a secondary ENI: that ENI's table.
     pub const FROM_POD: u32 = 1536;
     /// From a secondary ENI's own address: that ENI's table.

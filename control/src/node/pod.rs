@@ -130,7 +130,7 @@ fn pod_route(pod: &PodPath) -> RouteMessage {
         .build()
 }
 
-fn host_route(message: &RouteMessage) -> Option<(Ipv4Addr, u32)> {
+pub(super) fn host_route(message: &RouteMessage) -> Option<(Ipv4Addr, u32)> {
     let header = &message.header;
     if u32::from(header.table) != MAIN_TABLE
         || header.destination_prefix_length != 32

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures::TryStreamExt;
+use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
@@ -82,8 +83,50 @@ impl PodRule {
                 _ => {}
             }
         }
-        matches!(rule.priority, priority::TO_POD | priority::FROM_POD).then_some(rule)
+        matches!(
+            rule.priority,
+            priority::TO_POD | priority::FROM_POD | priority::FROM_ENI | priority::MARK
+        )
+        .then_some(rule)
     }
+
+    fn is_pods(&self) -> bool {
+        matches!(self.priority, priority::TO_POD | priority::FROM_POD)
+    }
+}
+
+/// Our rules among all, those with a destination network apart.
+pub(super) fn rule_ids(messages: &[RuleMessage]) -> Vec<PodRule> {
+    messages.iter().filter_map(PodRule::parse).collect()
+}
+
+/// The network of a rule of [`priority::TO_SERVICE`].
+fn service_network(message: &RuleMessage) -> Option<Ipv4Net> {
+    let mut ours = false;
+    let mut network = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(priority) => ours = *priority == priority::TO_SERVICE,
+            RuleAttribute::Destination(IpAddr::V4(address)) => {
+                network = Ipv4Net::new(*address, message.header.dst_len).ok();
+            }
+            _ => {}
+        }
+    }
+    network.filter(|_| ours)
+}
+
+fn to_service(network: Ipv4Net) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.action = RuleAction::ToTable;
+    message.header.dst_len = network.prefix_len();
+    message.attributes = vec![
+        RuleAttribute::Destination(IpAddr::V4(network.network())),
+        RuleAttribute::Priority(priority::TO_SERVICE),
+        RuleAttribute::Table(MAIN_TABLE),
+    ];
+    message
 }
 
 impl Node {
@@ -157,11 +200,44 @@ impl Node {
             .map_err(|cause| NodeError::netlink(format!("delete {rule:?}"), cause))
     }
 
-    pub(super) async fn pod_rules(&self) -> Result<Vec<PodRule>, NodeError> {
+    pub(super) async fn list_rules(&self) -> Result<Vec<RuleMessage>, NodeError> {
         let get = self.netlink.rule().get(IpVersion::V4).execute();
         let messages: Result<Vec<_>, _> = get.try_collect().await;
-        let messages = messages.map_err(|cause| NodeError::netlink("list rules", cause))?;
-        Ok(messages.iter().filter_map(PodRule::parse).collect())
+        messages.map_err(|cause| NodeError::netlink("list rules", cause))
+    }
+
+    pub(super) async fn pod_rules(&self) -> Result<Vec<PodRule>, NodeError> {
+        let mut rules = rule_ids(&self.list_rules().await?);
+        rules.retain(PodRule::is_pods);
+        Ok(rules)
+    }
+
+    /// Makes `networks` the ones that are routed by main whatever ENI the pod is on; others of that priority go.
+    ///
+    /// # Errors
+    /// The first rule the kernel refuses to list, add or delete.
+    pub async fn set_service_rules(&self, networks: &[Ipv4Net]) -> Result<(), NodeError> {
+        let rules = self.list_rules().await?;
+        let present: Vec<Ipv4Net> = rules.iter().filter_map(service_network).collect();
+        for network in networks.iter().filter(|network| !present.contains(network)) {
+            let mut add = self.netlink.rule().add();
+            *add.message_mut() = to_service(*network);
+            unless(Errno::EEXIST, add.execute().await).map_err(|cause| {
+                NodeError::netlink(format!("add the rule for {network}"), cause)
+            })?;
+        }
+        for network in present.iter().filter(|network| !networks.contains(network)) {
+            let done = self
+                .netlink
+                .rule()
+                .del(to_service(*network))
+                .execute()
+                .await;
+            unless(Errno::ENOENT, done).map_err(|cause| {
+                NodeError::netlink(format!("delete the rule for {network}"), cause)
+            })?;
+        }
+        Ok(())
     }
 
     /// Deletes rules of pods that are not in `pods` (address to table); returns how many.
