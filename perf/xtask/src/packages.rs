@@ -70,6 +70,12 @@ const NEEDS: &[Need] = &[
         reason: "used by tests to check the kernel's view",
     },
     Need {
+        proof: Proof::Command("ethtool"),
+        apt: "ethtool",
+        dnf: "ethtool",
+        reason: "switches a lab wire's offloads off",
+    },
+    Need {
         proof: Proof::Command("ping"),
         apt: "iputils-ping",
         dnf: "iputils",
