@@ -231,4 +231,121 @@ mod tests {
         chain.abandon(&mut umem);
         assert_eq!(umem.audit().free, 16);
     }
+
+    /// Numbers without a pattern (xorshift), the same in every run.
+    struct Dice(u64);
+
+    impl Dice {
+        fn throw(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0
+        }
+
+        fn below(&mut self, bound: usize) -> usize {
+            (self.throw() % bound as u64) as usize
+        }
+
+        /// What a kernel that means harm would name: what it was lent, by now or in the past, a
+        /// little beside it, another chunk, or anything.
+        fn address(&mut self, lent: &[u64]) -> u64 {
+            match self.below(8) {
+                0 => self.throw(),
+                1 => self.throw() % (20 * 4096),
+                2 => (self.throw() << 48) | (self.throw() % (20 * 4096)),
+                3 => {
+                    lent.get(self.below(lent.len().max(1)))
+                        .copied()
+                        .unwrap_or(0)
+                        ^ 0x7f
+                }
+                _ => lent
+                    .get(self.below(lent.len().max(1)))
+                    .copied()
+                    .unwrap_or(0),
+            }
+        }
+
+        fn length(&mut self) -> u32 {
+            match self.below(4) {
+                0 => self.throw() as u32,
+                1 => self.below(5_000) as u32,
+                _ => self.below(1_500) as u32,
+            }
+        }
+    }
+
+    /// Marks a packet as ours, or tells whether the mark still stands.
+    fn mark(umem: &mut Umem, packet: &mut Packet, tag: u8, check: bool) -> bool {
+        let bytes = umem.bytes_mut(packet.head_mut());
+        let stands = bytes.iter().all(|byte| *byte == tag);
+        bytes.fill(tag);
+        stands || !check
+    }
+
+    /// Z8: descriptors and completions that lie, repeat themselves or name another port's frames.
+    /// No frame is lost or had twice, and none in our hands is written by another.
+    /// `PENSTOCK_FUZZ_RUNS` is a factor on the number of steps.
+    #[test]
+    fn z8_a_hostile_kernel_gets_at_nothing_it_was_not_lent() {
+        let factor = std::env::var("PENSTOCK_FUZZ_RUNS").ok();
+        let factor = factor.and_then(|factor| factor.parse().ok()).unwrap_or(1);
+        let mut umem = umem();
+        let handle = umem.handle();
+        let ports = [handle.next_port(), handle.next_port()];
+        let mut chains = [Chain::default(), Chain::default()];
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+        let mut lent: Vec<u64> = Vec::new();
+        let mut held: Vec<(Packet, u8)> = Vec::new();
+        let (mut received, mut refused, mut completed) = (0, 0, 0);
+        for step in 0..2_000_000 * factor {
+            let at = dice.below(2);
+            let port = ports[at];
+            match dice.below(8) {
+                0 | 1 => lent.extend(umem.lend_for_receiving(port)),
+                2..=4 => {
+                    let (address, length) = (dice.address(&lent), dice.length());
+                    let raw = umem.take_received(port, address, length);
+                    refused += usize::from(raw.is_none());
+                    let ended = chains[at].add(raw, dice.below(4) == 0, &mut umem);
+                    if let Some(Ok(mut packet)) = ended {
+                        let tag = step as u8;
+                        mark(&mut umem, &mut packet, tag, false);
+                        held.push((packet, tag));
+                        received += 1;
+                    }
+                }
+                5 => {
+                    let address = dice.address(&lent);
+                    completed += usize::from(umem.take_completed(port, address));
+                }
+                _ => {
+                    let Some(at) = held.len().checked_sub(1).map(|last| dice.below(last + 1))
+                    else {
+                        continue;
+                    };
+                    let (mut packet, tag) = held.swap_remove(at);
+                    assert!(
+                        mark(&mut umem, &mut packet, tag, true),
+                        "written by another"
+                    );
+                    if dice.below(2) == 0 {
+                        umem.free_packet(packet);
+                    } else {
+                        let frames = packet.into_frames();
+                        lent.extend(frames.map(|frame| umem.lend_for_sending(frame, port)));
+                    }
+                }
+            }
+            if lent.len() > 64 {
+                lent.drain(..32);
+            }
+            let counts = umem.audit();
+            assert!(counts.is_balanced() && counts.total == 16, "{counts:?}");
+        }
+        // The kernel told the truth often enough for all of this to have happened.
+        let happened = [received, refused, completed];
+        assert!(happened.iter().all(|count| *count > 1_000), "{happened:?}");
+    }
 }
