@@ -76,6 +76,12 @@ const NEEDS: &[Need] = &[
         reason: "switches a lab wire's offloads off",
     },
     Need {
+        proof: Proof::Command("tcpdump"),
+        apt: "tcpdump",
+        dnf: "tcpdump",
+        reason: "shows tests what a lab wire carries",
+    },
+    Need {
         proof: Proof::Command("ping"),
         apt: "iputils-ping",
         dnf: "iputils",
