@@ -41,6 +41,19 @@ pub(crate) enum Class<'a> {
     ToSnatRange,
 }
 
+impl Class<'_> {
+    /// Whether the node's address takes the place of the pod's.
+    pub(crate) const fn is_translated(&self) -> bool {
+        matches!(
+            self,
+            Self::Leaving {
+                translated: true,
+                ..
+            }
+        )
+    }
+}
+
 /// Addresses no packet may come from (P31, P73). Duplicate address detection, which does come
 /// from the unspecified address, never reaches a worker.
 pub(crate) fn is_martian_source(address: IpAddr) -> bool {

@@ -1,7 +1,7 @@
 //! From a packet's class to both directions of its flow: once per flow, and again when the
 //! snapshot has changed. Decides; installs nothing, sends nothing.
 
-use penstock_packet::rewrite::{End, Translation};
+use penstock_packet::rewrite::{End, Side, Translation};
 use penstock_packet::{DropReason, Ip, L4, TcpFlags};
 
 use crate::classify::{Class, from_pod};
@@ -87,7 +87,7 @@ pub(crate) fn untranslated(packet: &Ip, key: FlowKey, course: &Course) -> NewFlo
         egress_hop: course.egress,
         ingress_hop: course.ingress,
         originator: course.direction,
-        outside: None,
+        translations: [Translation::NONE; 2],
         tcp: match packet.l4 {
             L4::Tcp { flags, .. } => Some(Tcp::first(flags)),
             _ => None,
@@ -97,9 +97,14 @@ pub(crate) fn untranslated(packet: &Ip, key: FlowKey, course: &Course) -> NewFlo
     }
 }
 
-/// Turns an untranslated flow from a pod into one whose pod end the world knows as `outside`.
-pub(crate) fn translate(mut flow: NewFlow, outside: End) -> NewFlow {
-    flow.outside = Some(outside);
+/// Turns an untranslated flow from a pod into one whose pod end, `inside`, the world knows as
+/// `outside`.
+pub(crate) fn translate(mut flow: NewFlow, inside: End, outside: End) -> NewFlow {
+    let protocol = flow.egress.protocol;
+    flow.translations = [
+        Translation::new(Side::Source, protocol, inside, outside),
+        Translation::new(Side::Destination, protocol, outside, inside),
+    ];
     flow.ingress.destination = outside.address.into();
     flow.ingress.destination_port = outside.port;
     flow

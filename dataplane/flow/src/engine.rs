@@ -412,7 +412,8 @@ impl Engine {
                 track.acknowledged = acknowledgment;
             }
         }
-        let snat = u64::from(flow.outside.is_some());
+        let [out, _] = flow.translations;
+        let snat = u64::from(out.side().is_some());
         self.stats.flows += 1;
         self.stats.flows_created += 1;
         self.stats.snat_ports += snat;

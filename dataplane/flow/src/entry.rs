@@ -4,8 +4,6 @@
 //! IPv4 that is one cache line. What belongs to the pair, and is asked only when something
 //! changes, is a [`Pair`]. All of it is plain bytes, valid whatever they are.
 
-use std::net::IpAddr;
-
 use penstock_packet::rewrite::{End, Translation};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -329,31 +327,12 @@ pub(crate) struct NewFlow {
     pub(crate) ingress_hop: HopId,
     /// Direction of its first packet.
     pub(crate) originator: Direction,
-    /// What takes the place of the pod's end outside.
-    pub(crate) outside: Option<End>,
+    /// What is replaced in the pod's packets, and in those to it.
+    pub(crate) translations: [Translation; 2],
     /// TCP state after its first packet.
     pub(crate) tcp: Option<Tcp>,
     /// The pods at its ends.
     pub(crate) pods: Pods,
     /// ENI it leaves by; of no meaning between pods.
     pub(crate) uplink: u8,
-}
-
-impl NewFlow {
-    /// What is replaced in the pod's packets, and in those to it.
-    pub(crate) fn translations(&self) -> [Translation; 2] {
-        use penstock_packet::rewrite::Side;
-        let (Some(outside), IpAddr::V4(pod)) = (self.outside, self.egress.source) else {
-            return [Translation::NONE; 2];
-        };
-        let inside = End {
-            address: pod,
-            port: self.egress.source_port,
-        };
-        let protocol = self.egress.protocol;
-        [
-            Translation::new(Side::Source, protocol, inside, outside),
-            Translation::new(Side::Destination, protocol, outside, inside),
-        ]
-    }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use penstock_packet::TcpFlags;
 use penstock_packet::rewrite::End;
 
 use crate::Timestamp;
@@ -13,7 +14,7 @@ use crate::quota::Account;
 use crate::seeded::Seed;
 use crate::snapshot::Snapshot;
 use crate::table::{FlowId, FlowTable, TableFull, WayId};
-use crate::tcp_state::TcpState;
+use crate::tcp_state::Tcp;
 use crate::timeout::{Pressure, Timeouts};
 use crate::wheel::Wheel;
 
@@ -107,28 +108,25 @@ impl<W: Way> Flows<W> {
         self.pressure = self.pressure.update(flows, capacity);
     }
 
-    /// IP protocol of a flow.
-    fn protocol(&self, id: FlowId) -> u8 {
+    /// IP protocol of a flow, and its TCP state if that is TCP.
+    fn kind(&self, id: FlowId) -> (u8, Option<Tcp>) {
         let way = self.table.way(WayId::of(id, Direction::Egress));
-        way.map_or(0, |way| way.key().unpack().protocol)
-    }
-
-    /// TCP state of a flow, if it is TCP.
-    fn tcp_state(&self, id: FlowId) -> Option<TcpState> {
-        let tcp = self.table.pair(id)?.tcp(self.protocol(id))?;
-        Some(tcp.state)
+        let protocol = way.map_or(0, |way| way.key().protocol());
+        let tcp = self.table.pair(id).and_then(|pair| pair.tcp(protocol));
+        (protocol, tcp)
     }
 
     /// Sets a flow's timer by its present state.
     pub(crate) fn rearm(&mut self, id: FlowId, now: Timestamp) {
-        let (protocol, state) = (self.protocol(id), self.tcp_state(id));
-        let look = self.timeouts.look_after(protocol, state);
+        let (protocol, tcp) = self.kind(id);
+        let look = self.timeouts.look_after(protocol, tcp.map(|tcp| tcp.state));
         self.wheel.arm(id, now.after(look));
     }
 
     /// Tells both directions whether packets without a loud flag can change anything.
     pub(crate) fn settle(&mut self, id: FlowId) {
-        let quiet = matches!(self.tcp_state(id), None | Some(TcpState::Established));
+        let (_, tcp) = self.kind(id);
+        let quiet = tcp.is_none_or(|tcp| tcp.quiet(TcpFlags::ACK));
         for direction in [Direction::Egress, Direction::Ingress] {
             if let Some(way) = self.table.way_mut(WayId::of(id, direction)) {
                 way.track_mut().set_quiet(quiet);
@@ -173,31 +171,29 @@ impl<W: Way> Flows<W> {
         };
         let moment = Moment::from(now);
         let quarantined = pair.stage() == Stage::Quarantined;
-        let (idle, waited) = match quarantined {
-            true => (self.timeouts.quarantine, moment.since(pair.since)),
-            false => {
-                let (protocol, state) = (self.protocol(id), self.tcp_state(id));
-                let idle = self.timeouts.idle_under(self.pressure, protocol, state);
-                (idle, self.idle_for(id, moment))
+        let (protocol, tcp) = self.kind(id);
+        let state = tcp.map(|tcp| tcp.state);
+        let (idle, waited, look) = match quarantined {
+            true => {
+                let idle = self.timeouts.quarantine;
+                (idle, moment.since(pair.since), idle)
             }
+            false => (
+                self.timeouts.idle_under(self.pressure, protocol, state),
+                self.idle_for(id, moment),
+                self.timeouts.look_after(protocol, state),
+            ),
         };
         let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
         if waited < idle_ms {
             let rest = Duration::from_millis(idle_ms - waited);
-            let look = match quarantined {
-                true => rest,
-                false => {
-                    let (protocol, state) = (self.protocol(id), self.tcp_state(id));
-                    rest.min(self.timeouts.look_after(protocol, state))
-                }
-            };
-            self.wheel.arm(id, now.after(look));
+            self.wheel.arm(id, now.after(rest.min(look)));
             return Fate::Lives;
         }
         // RFC 6888 REQ-8 C: where mappings depend on the endpoint, as ours do, a port may be used
         // again at once. Under pressure, what nobody answered makes use of that: in quarantine it
         // would fill the table all the same (F33).
-        let over = self.tcp_state(id).is_some_and(|state| {
+        let over = state.is_some_and(|state| {
             state.is_over() || state.is_half_open() && self.pressure == Pressure::High
         });
         if quarantined || over || !self.is_translated(id) {

@@ -299,7 +299,7 @@ fn first(
     (ip, flow): (&Ip, &NewFlow),
     now: Timestamp,
 ) -> Result<OutIf, Verdict> {
-    let (hop, translation) = match (flow.originator, flow.translations()) {
+    let (hop, translation) = match (flow.originator, flow.translations) {
         (Direction::Egress, [out, _]) => (flow.egress_hop, out),
         (Direction::Ingress, [_, back]) => (flow.ingress_hop, back),
     };

@@ -74,13 +74,10 @@ fn unsessioned(
     ip: &Ip,
     (class, to_snat): (&Class<'_>, bool),
 ) -> Result<OutIf, Verdict> {
-    match class {
-        Class::Leaving {
-            translated: true, ..
-        } => Err(DropReason::NatNosession.into()),
-        _ if to_snat => Err(DropReason::NatNosession.into()),
-        _ => send_along(snapshot, packet, ip, class),
+    if class.is_translated() || to_snat {
+        return Err(DropReason::NatNosession.into());
     }
+    send_along(snapshot, packet, ip, class)
 }
 
 /// Key of the packets that would answer the quoted one: those travel the way the error does.

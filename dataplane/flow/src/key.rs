@@ -203,6 +203,9 @@ pub(crate) trait Key:
     /// The readable form.
     fn unpack(&self) -> FlowKey;
 
+    /// IP protocol number.
+    fn protocol(&self) -> u8;
+
     /// Spreads the key over 64 bits.
     fn spread(&self, seed: Seed) -> u64;
 }
@@ -253,6 +256,11 @@ impl Key for Key4 {
             protocol,
             zone,
         }
+    }
+
+    fn protocol(&self) -> u8 {
+        let [_, word] = self.0;
+        unrest(word).2
     }
 
     #[inline]
@@ -308,6 +316,11 @@ impl Key for Key6 {
         }
     }
 
+    fn protocol(&self) -> u8 {
+        let [.., word] = self.0;
+        unrest(word).2
+    }
+
     #[inline]
     fn spread(&self, seed: Seed) -> u64 {
         let [a, b, c, d, e] = self.0;
@@ -351,6 +364,8 @@ mod tests {
             prop_assert_eq!(six.is_some(), key.source.is_ipv6());
             let unpacked = four.map(|key| key.unpack()).or(six.map(|key| key.unpack()));
             prop_assert_eq!(unpacked, Some(key));
+            let protocol = four.map(|key| key.protocol()).or(six.map(|key| key.protocol()));
+            prop_assert_eq!(protocol, Some(key.protocol));
             prop_assert_eq!(key.reverse(Zone::Pods).hash(), key.hash());
         }
     }

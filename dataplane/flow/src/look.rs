@@ -11,6 +11,7 @@ use penstock_packet::{Fragment, Glance4, Ip, L4, Parsed, TcpFlags, glance4, pars
 
 use crate::key::{FlowKey, Key, Key4, Key6, Zone};
 use crate::table::{Spot, WayId};
+use crate::tcp_state::NOISY;
 use crate::{Engine, Ingress};
 
 /// What a first look at a frame told.
@@ -97,10 +98,7 @@ impl Engine {
     fn plain(&self, ip: &Ip, zone: Zone) -> Option<Seen> {
         let key = FlowKey::of(ip, zone)?;
         Some(match ip.source {
-            IpAddr::V4(_) => {
-                let key = Key4::pack(&key)?;
-                Seen::Plain4(plain(ip, key, self.four.table.spot(&key)))
-            }
+            IpAddr::V4(_) => Seen::Plain4(self.plain_of(ip, &key)?),
             IpAddr::V6(_) => {
                 let key = Key6::pack(&key)?;
                 Seen::Plain6(plain(ip, key, self.six.table.spot(&key)))
@@ -140,11 +138,11 @@ impl Engine {
     }
 }
 
-/// Whether a segment asks for a change of its conversation's state.
+/// Whether a segment may change its conversation's state, or is none that an honest stack sends
+/// (P44): only ACK is without either.
 #[inline]
 const fn is_loud(flags: TcpFlags) -> bool {
-    const LOUD: u8 = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
-    flags.0 & (LOUD | TcpFlags::ACK.0) != TcpFlags::ACK.0
+    flags.0 & NOISY.and(TcpFlags::ACK).0 != TcpFlags::ACK.0
 }
 
 fn plain<K: Key>(ip: &Ip, key: K, spot: Spot) -> Plain<K> {

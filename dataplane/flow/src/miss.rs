@@ -3,6 +3,8 @@
 //! The slow path: rules are asked here and nowhere else on the way of a packet. Installs nothing
 //! itself; [`crate::forward()`] does that with what it gets.
 
+use std::net::IpAddr;
+
 use penstock_packet::rewrite::End;
 use penstock_packet::{DropReason, Ip, L4, icmp};
 
@@ -32,13 +34,7 @@ pub(crate) fn decide_flow<'a>(
     if let Class::ToSnatRange = class {
         return Err(DropReason::NatNosession.into());
     }
-    let translated = matches!(
-        class,
-        Class::Leaving {
-            translated: true,
-            ..
-        }
-    );
+    let translated = class.is_translated();
     if translated {
         may_translate(ip)?;
     }
@@ -46,7 +42,8 @@ pub(crate) fn decide_flow<'a>(
     let hop = snapshot.hop(course.hop()).ok_or(Verdict::ToKernel)?;
     hop.takes(ip, packet.ingress)?;
     let flow = decide::untranslated(ip, key, &course);
-    let Some(snat) = snapshot.snat.as_ref().filter(|_| translated) else {
+    let snat = snapshot.snat.as_ref().filter(|_| translated);
+    let (Some(snat), IpAddr::V4(pod)) = (snat, ip.source) else {
         return Ok(match may_install(ip) {
             true => Decision::Flow(flow),
             false => Decision::Once(hop),
@@ -59,11 +56,9 @@ pub(crate) fn decide_flow<'a>(
             error: icmp::Error::Prohibited,
             ingress: packet.ingress,
         }))?;
-    let outside = End {
-        address: snat.address,
-        port,
-    };
-    Ok(Decision::Flow(decide::translate(flow, outside)))
+    let end = |address, port| End { address, port };
+    let (inside, outside) = (end(pod, key.source_port), end(snat.address, port));
+    Ok(Decision::Flow(decide::translate(flow, inside, outside)))
 }
 
 /// What has no flow of its own: ICMP errors, other ICMP messages, malformed L4 headers.
@@ -81,10 +76,7 @@ pub(crate) fn without_flow(
         L4::Neighbor(_) => return Err(Verdict::ToKernel),
         _ => {}
     }
-    if let Class::Leaving {
-        translated: true, ..
-    } = class
-    {
+    if class.is_translated() {
         may_translate(ip)?;
     }
     send_along(snapshot, packet, ip, &class)

@@ -49,17 +49,11 @@ pub(crate) fn forward(
     }
     let datagram =
         |piece: &Piece| Datagram::new((ip.source, ip.destination), piece.id, ip.protocol, zone);
-    let translated = to_snat
-        || matches!(
-            class,
-            Class::Leaving {
-                translated: true,
-                ..
-            }
-        );
+    let translated = to_snat || class.is_translated();
     match ip.fragment {
         Fragment::First(piece) if translated => {
-            first(engine, snapshot, packet, (ip, piece, datagram(&piece)), now)
+            let begins = (piece, datagram(&piece));
+            first(engine, snapshot, packet, (ip, &class, begins), now)
         }
         Fragment::Later(piece) if translated => {
             match engine.pieces.later(datagram(&piece), piece, now) {
@@ -100,13 +94,12 @@ fn first(
     engine: &mut Engine,
     snapshot: &Snapshot,
     packet: &mut Packet<'_>,
-    (ip, piece, datagram): (&Ip, Piece, Datagram),
+    (ip, class, (piece, datagram)): (&Ip, &Class<'_>, (Piece, Datagram)),
     now: Timestamp,
 ) -> Result<OutIf, Verdict> {
     let Some(key) = FlowKey::of(ip, Zone::from(packet.ingress)) else {
         return miss::without_flow(engine, snapshot, packet, ip);
     };
-    let class = classify(snapshot, ip, packet.source_mac(), packet.ingress)?;
     let owner = engine.owner(snapshot, &key);
     let known = Key4::pack(&key).is_some_and(|key| engine.four.table.find(&key).is_some());
     let told = match class {

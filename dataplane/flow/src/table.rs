@@ -292,7 +292,7 @@ impl<W: Way> FlowTable<W> {
             self.give_back(id);
             return Err(TableFull);
         }
-        let [out, back] = flow.translations();
+        let [out, back] = flow.translations;
         let track = |hop| Track::new(hop, epoch, now);
         self.write(to, W::new(egress, track(flow.egress_hop), out));
         self.write(from, W::new(ingress, track(flow.ingress_hop), back));

@@ -99,6 +99,9 @@ impl TcpState {
     }
 }
 
+/// Flags that any state may answer with another.
+pub(crate) const NOISY: TcpFlags = TcpFlags::SYN.and(TcpFlags::FIN).and(TcpFlags::RST);
+
 /// Which end of the conversation sent a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Sender {
@@ -221,8 +224,7 @@ impl Tcp {
     #[inline]
     #[must_use]
     pub const fn quiet(self, flags: TcpFlags) -> bool {
-        const NOISY: u8 = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
-        matches!(self.state, TcpState::Established) && flags.0 & NOISY == 0
+        matches!(self.state, TcpState::Established) && flags.0 & NOISY.0 == 0
     }
 
     /// State after a further segment that may be a RST: [`Self::next`], if the RST is believed.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use penstock_packet::rewrite::Translation;
 use proptest::prelude::*;
 
 use super::*;
@@ -49,7 +50,7 @@ fn flow<W: Addresses>(n: u32) -> NewFlow {
         egress_hop: HopId::default(),
         ingress_hop: HopId::default(),
         originator: Direction::Egress,
-        outside: None,
+        translations: [Translation::NONE; 2],
         tcp: None,
         pods: [n, 0],
         uplink: 0,
