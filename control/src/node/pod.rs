@@ -104,13 +104,16 @@ impl Node {
     /// # Errors
     /// When the kernel refuses the listing.
     pub async fn pod_routes(&self) -> Result<Vec<(Ipv4Addr, u32)>, NodeError> {
-        let all = self
-            .netlink
-            .route()
-            .get(RouteMessageBuilder::<Ipv4Addr>::new().build());
-        let messages: Result<Vec<_>, _> = all.execute().try_collect().await;
-        let messages = messages.map_err(|cause| NodeError::netlink("list routes", cause))?;
+        let messages = self.list_routes().await?;
         Ok(messages.iter().filter_map(host_route).collect())
+    }
+
+    /// Every IPv4 route, of all tables.
+    pub(super) async fn list_routes(&self) -> Result<Vec<RouteMessage>, NodeError> {
+        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let messages = self.netlink.route().get(all).execute();
+        let messages: Result<Vec<_>, _> = messages.try_collect().await;
+        messages.map_err(|cause| NodeError::netlink("list routes", cause))
     }
 
     async fn pod_route_oif(&self, address: Ipv4Addr) -> Result<Option<u32>, NodeError> {

@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
-use futures::TryStreamExt;
-use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 
 use super::pod::host_route;
@@ -64,15 +62,6 @@ impl Node {
             tables: lost.map(|(_, table)| *table).collect(),
             mark_rule: !rules.iter().any(|rule| rule.priority == priority::MARK),
         })
-    }
-
-    async fn list_routes(&self) -> Result<Vec<RouteMessage>, NodeError> {
-        let all = self
-            .netlink
-            .route()
-            .get(RouteMessageBuilder::<Ipv4Addr>::new().build());
-        let messages: Result<Vec<_>, _> = all.execute().try_collect().await;
-        messages.map_err(|cause| NodeError::netlink("list routes", cause))
     }
 }
 

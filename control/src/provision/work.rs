@@ -250,7 +250,7 @@ impl<S: Site> Worker<S> {
         {
             let mut state = self.site.lock();
             let now = self.now();
-            let (gone, _) = split_prefixed(&parting, &kept);
+            let gone = without(&parting, &kept);
             state.pool.parted(eni_id, &gone, now);
             state.pool.keep(eni_id, &kept);
             state.refusals.returned(now);
@@ -368,14 +368,14 @@ fn split(parting: Parting, used: impl Fn(Ipv4Addr) -> bool) -> (Parting, Parting
     )
 }
 
-/// (`all` without `kept`, `kept`)
-fn split_prefixed(all: &Parting, kept: &Parting) -> (Parting, Parting) {
+/// `all` but what is in `kept`.
+fn without(all: &Parting, kept: &Parting) -> Parting {
     let mut gone = all.clone();
     gone.addresses
         .retain(|address| !kept.addresses.contains(address));
     gone.prefixes
         .retain(|prefix| !kept.prefixes.contains(prefix));
-    (gone, kept.clone())
+    gone
 }
 
 fn table_name(eni: &NodeEni) -> u32 {

@@ -177,7 +177,7 @@ impl Contestant {
         Ok(Call { took, times })
     }
 
-    /// The same call for the first `count` sandboxes, all begun at the same moment.
+    /// The same call for all sandboxes, begun at the same moment.
     fn at_once(&self, verb: &str, serial: &str) -> Result<Vec<Call>> {
         let barrier = Barrier::new(self.sandboxes.len());
         thread::scope(|scope| {
