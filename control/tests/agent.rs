@@ -680,3 +680,28 @@ fn an_interface_that_is_no_pods_keeps_its_name() {
     assert!(refused.details.contains(&name), "{refused:?}");
     assert!(rig.has_link(&name));
 }
+
+/// Many tasks of the agent list at the same time, and the kernel gives one list at a time a socket.
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn lists_of_the_kernel_are_read_side_by_side() {
+    const PAIRS: usize = 40;
+    let netns = NetNs::create(&format!("pstk-list-{}", std::process::id())).expect("namespace");
+    for n in 0..PAIRS {
+        let ip = ["link", "add", &format!("a{n}"), "type", "veth"];
+        netns.ip(&ip).expect("veth pair");
+    }
+    let read = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("runtime");
+        runtime.block_on(async {
+            let node = penstock_control::node::Node::open().expect("netlink");
+            let links = || async { node.links().await.map(|links| links.len()) };
+            futures::future::try_join_all((0..8).map(|_| links())).await
+        })
+    };
+    let counts = netns.run(read).expect("namespace").expect("lists");
+    assert_eq!(counts, [2 * PAIRS + 1; 8]);
+}

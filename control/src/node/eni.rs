@@ -2,14 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use futures::TryStreamExt;
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use penstock_dataplane_api::MacAddr;
-use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
+use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::{Link, Node, NodeError, priority, sysctl, unless};
 
@@ -103,8 +102,8 @@ impl Node {
     /// # Errors
     /// When the kernel refuses the listing.
     pub async fn local_addresses(&self) -> Result<Vec<Ipv4Addr>, NodeError> {
-        let all: Result<Vec<_>, _> = self.netlink.address().get().execute().try_collect().await;
-        let all = all.map_err(|cause| NodeError::netlink("list addresses", cause))?;
+        let ask = |netlink: &Handle| netlink.address().get().execute();
+        let all = self.list("list addresses", ask).await?;
         let mut addresses: Vec<Ipv4Addr> = all.iter().filter_map(local_address).collect();
         addresses.retain(|address| !address.is_loopback());
         addresses.sort_unstable();
@@ -113,15 +112,12 @@ impl Node {
     }
 
     async fn addresses_of(&self, link: &Link) -> Result<Vec<AddressMessage>, NodeError> {
-        let get = self
-            .netlink
-            .address()
-            .get()
-            .set_link_index_filter(link.index);
-        let all: Result<Vec<_>, _> = get.execute().try_collect().await;
-        let mut all = all.map_err(|cause| {
-            NodeError::netlink(format!("list addresses of {}", link.name), cause)
-        })?;
+        let ask = |netlink: &Handle| {
+            let get = netlink.address().get();
+            get.set_link_index_filter(link.index).execute()
+        };
+        let what = format!("list addresses of {}", link.name);
+        let mut all = self.list(what, ask).await?;
         all.retain(|message| message.header.family == AddressFamily::Inet);
         Ok(all)
     }

@@ -3,8 +3,8 @@
 use futures::TryStreamExt;
 use nix::errno::Errno;
 use penstock_dataplane_api::MacAddr;
-use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::{Handle, LinkUnspec};
 
 use super::{Node, NodeError, errno};
 
@@ -58,8 +58,8 @@ impl Node {
     /// # Errors
     /// When the kernel refuses the listing.
     pub async fn links(&self) -> Result<Vec<Link>, NodeError> {
-        let messages: Result<Vec<_>, _> = self.netlink.link().get().execute().try_collect().await;
-        let messages = messages.map_err(|cause| NodeError::netlink("list links", cause))?;
+        let ask = |netlink: &Handle| netlink.link().get().execute();
+        let messages = self.list("list links", ask).await?;
         Ok(messages.iter().map(Link::parse).collect())
     }
 

@@ -19,7 +19,9 @@ pub use pod::PodPath;
 pub use repair::Missing;
 
 use std::io;
+use std::sync::Arc;
 
+use futures::{TryStream, TryStreamExt as _};
 use rtnetlink::Handle;
 
 /// The kernel's main table, RT_TABLE_MAIN.
@@ -92,6 +94,8 @@ impl NodeError {
 #[derive(Debug, Clone)]
 pub struct Node {
     netlink: Handle,
+    /// Held while a list is read.
+    listing: Arc<tokio::sync::Mutex<()>>,
     deleter: delete::Deleter,
 }
 
@@ -106,7 +110,23 @@ impl Node {
             opened.map_err(|cause| NodeError::io("open a netlink socket", cause))?;
         tokio::spawn(connection);
         let deleter = delete::Deleter::start(netlink.clone());
-        Ok(Self { netlink, deleter })
+        Ok(Self {
+            netlink,
+            listing: Arc::default(),
+            deleter,
+        })
+    }
+
+    /// Reads a whole list. A netlink socket carries one at a time and refuses a second with EBUSY
+    /// (`__netlink_dump_start` in net/netlink/af_netlink.c), so they take turns.
+    async fn list<S: TryStream<Error = rtnetlink::Error>>(
+        &self,
+        what: impl Into<String>,
+        ask: impl FnOnce(&Handle) -> S,
+    ) -> Result<Vec<S::Ok>, NodeError> {
+        let _turn = self.listing.lock().await;
+        let all = ask(&self.netlink).try_collect().await;
+        all.map_err(|cause| NodeError::netlink(what, cause))
     }
 }
 

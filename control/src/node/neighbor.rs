@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use futures::TryStreamExt;
 use penstock_dataplane_api::MacAddr;
+use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -33,13 +33,11 @@ impl Node {
     /// # Errors
     /// When the kernel refuses the listing.
     pub async fn neighbors(&self) -> Result<Vec<(u32, Ipv4Addr, MacAddr)>, NodeError> {
-        let get = self
-            .netlink
-            .neighbours()
-            .get()
-            .set_address_family(AddressFamily::Inet);
-        let all: Result<Vec<_>, _> = get.execute().try_collect().await;
-        let all = all.map_err(|cause| NodeError::netlink("list neighbours", cause))?;
+        let ask = |netlink: &Handle| {
+            let get = netlink.neighbours().get();
+            get.set_address_family(AddressFamily::Inet).execute()
+        };
+        let all = self.list("list neighbours", ask).await?;
         Ok(all.iter().filter_map(parse).collect())
     }
 }

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use futures::TryStreamExt;
 use futures::future::{join_all, try_join_all};
 use nix::errno::Errno;
 use penstock_dataplane_api::MacAddr;
@@ -111,9 +110,8 @@ impl Node {
     /// Every IPv4 route, of all tables.
     pub(super) async fn list_routes(&self) -> Result<Vec<RouteMessage>, NodeError> {
         let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let messages = self.netlink.route().get(all).execute();
-        let messages: Result<Vec<_>, _> = messages.try_collect().await;
-        messages.map_err(|cause| NodeError::netlink("list routes", cause))
+        self.list("list routes", |netlink| netlink.route().get(all).execute())
+            .await
     }
 
     async fn pod_route_oif(&self, address: Ipv4Addr) -> Result<Option<u32>, NodeError> {

@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use futures::TryStreamExt;
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use rtnetlink::{IpVersion, RuleAddRequest};
+use rtnetlink::{Handle, IpVersion, RuleAddRequest};
 
 use super::{MAIN_TABLE, Node, NodeError, PRIMARY_MARK, priority, unless};
 
@@ -201,9 +200,8 @@ impl Node {
     }
 
     pub(super) async fn list_rules(&self) -> Result<Vec<RuleMessage>, NodeError> {
-        let get = self.netlink.rule().get(IpVersion::V4).execute();
-        let messages: Result<Vec<_>, _> = get.try_collect().await;
-        messages.map_err(|cause| NodeError::netlink("list rules", cause))
+        let ask = |netlink: &Handle| netlink.rule().get(IpVersion::V4).execute();
+        self.list("list rules", ask).await
     }
 
     pub(super) async fn pod_rules(&self) -> Result<Vec<PodRule>, NodeError> {

@@ -18,7 +18,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use penstock_control_api::{PodRow, Request, Response, Status};
+use penstock_control_api::{EniRow, PodRow, Request, Response, Status};
 use penstock_kubelet::{GREETING, Kubelet, PodSpec};
 use penstock_lab::{Lab, LabConfig, NetNs, Node, OUTSIDE_ADDRESSES, Pod};
 
@@ -48,17 +48,28 @@ impl Rig {
         rig
     }
 
-    /// Waits until the node has all the ENIs it will have.
+    /// Waits until the node has all the ENIs it will have, and the kernel's policy knows each.
     fn wait_grown(&self) {
         let deadline = Instant::now() + CONVERGES_WITHIN;
         loop {
             let pool = self.status().pool;
-            if pool.total == pool.limit {
+            if pool.total == pool.limit && self.policy_knows_uplinks() {
                 return;
             }
-            assert!(Instant::now() < deadline, "{pool:?}");
+            assert!(Instant::now() < deadline, "{pool:?}\n{}", self.agent_log());
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    fn policy_knows_uplinks(&self) -> bool {
+        let list = ["list", "set", "ip", "penstock", "uplinks"];
+        let Ok(set) = self.node().netns().tool("nft", &list) else {
+            return false;
+        };
+        let quoted = |eni: EniRow| format!("\"{}\"", eni.ifname);
+        self.enis()
+            .into_iter()
+            .all(|eni| set.contains(&quoted(eni)))
     }
 
     pub fn without_daemons(id: &str) -> Self {
@@ -115,6 +126,29 @@ impl Rig {
             Response::Pods(rows) => rows,
             other => panic!("{other:?}"),
         }
+    }
+
+    pub fn enis(&self) -> Vec<EniRow> {
+        match self.node().control_call(&Request::Enis).expect("agent") {
+            Response::Enis(rows) => rows,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until the agent has no child: an `nft` that runs changes what is counted, and its pipes
+    /// are files of the agent.
+    fn wait_childless(&self) {
+        let pid = self.node().control_pid().expect("agent");
+        let deadline = Instant::now() + CONVERGES_WITHIN;
+        while has_child(pid) {
+            assert!(Instant::now() < deadline, "a child of the agent stays");
+            thread::yield_now();
+        }
+    }
+
+    /// What the agent said, for a failure's message.
+    fn agent_log(&self) -> String {
+        std::fs::read_to_string(self.node().control_log()).unwrap_or_default()
     }
 
     pub fn status(&self) -> Status {
@@ -223,6 +257,16 @@ fn open_files(pid: u32) -> usize {
         .count()
 }
 
+/// Whether any thread of `pid` has a child.
+fn has_child(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("/proc");
+    let children = |thread: std::fs::DirEntry| {
+        // A thread that ended meanwhile has none.
+        std::fs::read_to_string(thread.path().join("children")).unwrap_or_default()
+    };
+    threads.flatten().any(|thread| !children(thread).is_empty())
+}
+
 /// Does `work` for each item, at most `at_once` at a time; results in the order of the items.
 pub fn in_parallel<I: Send, T: Send>(
     at_once: usize,
@@ -266,6 +310,7 @@ impl Baseline {
         let mut all = Self {
             counts: BTreeMap::new(),
         };
+        rig.wait_childless();
         let node = rig.node();
         let lists: [(&str, &str, &[&str]); 6] = [
             ("links", "ip", &["-o", "link"]),
