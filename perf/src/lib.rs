@@ -11,3 +11,5 @@ pub mod reference;
 pub mod reference_node;
 pub mod report;
 pub mod scenario;
+pub mod stats;
+pub mod targets;

@@ -3,12 +3,15 @@
 //! Timings are printed, never asserted; the exit code says whether a run was valid, not whether it
 //! was fast.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
-use penstock_perf::scenario::{self, Options};
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use penstock_perf::report::{self, Detail, Report};
+use penstock_perf::scenario::{self, Options, Session};
 
 /// Measures Penstock beside the kernel path, in one interleaved run.
 #[derive(Parser)]
@@ -22,24 +25,61 @@ struct Arguments {
 enum Verb {
     /// Names and purposes of the scenarios.
     List,
-    /// Run one scenario.
-    Run {
-        /// A name that `list` prints.
-        name: String,
-        /// Print one JSON object instead of a table.
-        #[arg(long)]
-        json: bool,
-        /// Interleaved repeats; the median is quoted.
-        #[arg(long, default_value_t = 5)]
-        repeats: u32,
-        /// Seconds of load per measurement.
-        #[arg(long, default_value_t = 2.0)]
-        seconds: f64,
+    /// Run scenarios; exit code 1 when one broke a validity rule.
+    Run(Run),
+    /// Two files of runs side by side; exit code 1 when a ratio moved beyond its interval.
+    Compare {
+        /// The earlier run.
+        before: PathBuf,
+        /// The later run.
+        after: PathBuf,
+    },
+    /// One HTML page of files of runs; of one scenario the last run counts.
+    Report {
+        /// Files that `run --save` wrote.
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+        /// Where the page goes.
+        #[arg(short, long, default_value = "report.html")]
+        output: PathBuf,
     },
 }
 
+#[derive(Args)]
+struct Run {
+    /// Names that `list` prints, or `all`.
+    #[arg(required = true)]
+    names: Vec<String>,
+    /// Print one JSON object a scenario instead of a summary.
+    #[arg(long)]
+    json: bool,
+    /// Print every figure, not only comparisons and targets.
+    #[arg(long, conflicts_with = "json")]
+    full: bool,
+    /// Also write everything, samples and charts included, for `compare` and `report`.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Interleaved repeats; the median is quoted.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    repeats: u32,
+    /// Seconds of load per measurement.
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    seconds: f64,
+    /// Numbers of pods on a node.
+    #[arg(long, value_delimiter = ',', default_value = "4,110",
+          value_parser = clap::value_parser!(u32).range(2..=200))]
+    pods: Vec<u32>,
+}
+
+fn seconds(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.01..=600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("not a number of seconds between 0.01 and 600".to_owned()),
+    }
+}
+
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    match dispatch(&Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
@@ -49,8 +89,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns whether what ran was valid.
-fn run(arguments: &Arguments) -> Result<bool> {
+/// Returns whether what ran was valid, or what was compared agrees.
+fn dispatch(arguments: &Arguments) -> Result<bool> {
     let mut out = std::io::stdout().lock();
     match &arguments.verb {
         Verb::List => {
@@ -59,24 +99,81 @@ fn run(arguments: &Arguments) -> Result<bool> {
             }
             Ok(true)
         }
-        Verb::Run {
-            name,
-            json,
-            repeats,
-            seconds,
-        } => {
-            let options = Options {
-                repeats: *repeats,
-                seconds: *seconds,
-            };
-            let report = scenario::by_name(name)?.run(&options)?;
-            if *json {
-                serde_json::to_writer(&mut out, &report)?;
-                writeln!(out)?;
-            } else {
-                writeln!(out, "{}", penstock_perf::report::table(&report))?;
+        Verb::Run(arguments) => run(arguments, &mut out),
+        Verb::Compare { before, after } => {
+            let (text, moved) = report::compare(&report::load(before)?, &report::load(after)?);
+            writeln!(out, "{text}")?;
+            Ok(moved == 0)
+        }
+        Verb::Report { runs, output } => {
+            let mut reports = Vec::new();
+            for path in runs {
+                reports.extend(report::load(path)?);
             }
-            Ok(report.valid)
+            let page = report::page(&reports)?;
+            std::fs::write(output, page).with_context(|| format!("write {}", output.display()))?;
+            writeln!(out, "{}", output.display())?;
+            Ok(true)
         }
     }
+}
+
+fn run(arguments: &Run, out: &mut impl Write) -> Result<bool> {
+    let scenarios = scenario::by_names(&arguments.names)?;
+    let mut save = arguments.save.as_deref().map(create).transpose()?;
+    let session = Session::new(Options {
+        repeats: arguments.repeats,
+        seconds: arguments.seconds,
+        pods: arguments.pods.clone(),
+    });
+    let detail = if arguments.full {
+        Detail::All
+    } else {
+        Detail::Verdicts
+    };
+    let mut reports = Vec::new();
+    for scenario in scenarios {
+        let report = scenario
+            .run(&session)
+            .with_context(|| format!("scenario {}", scenario.name))?;
+        if let Some(file) = &mut save {
+            serde_json::to_writer(&mut *file, &report)?;
+            writeln!(file)?;
+            file.flush()?;
+        }
+        if arguments.json {
+            writeln!(out, "{}", report.brief())?;
+        } else {
+            writeln!(out, "{}\n", report::summary(&report, detail))?;
+        }
+        reports.push(report);
+    }
+    if !arguments.json && reports.len() > 1 {
+        writeln!(out, "{}", tally(&reports))?;
+    }
+    Ok(reports.iter().all(|report| report.valid))
+}
+
+fn create(path: &Path) -> Result<BufWriter<File>> {
+    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+    Ok(BufWriter::new(file))
+}
+
+/// The last line of a long run.
+fn tally(reports: &[Report]) -> String {
+    let verdicts = || reports.iter().flat_map(|report| &report.figures);
+    let met = verdicts().filter(|figure| figure.met == Some(true)).count();
+    let short = verdicts()
+        .filter(|figure| figure.met == Some(false))
+        .count();
+    let invalid: Vec<&str> = reports
+        .iter()
+        .filter(|report| !report.valid)
+        .map(|report| report.scenario.as_str())
+        .collect();
+    let mut line = format!("{met} targets met, {short} short");
+    if !invalid.is_empty() {
+        line.push_str(&format!("; invalid: {}", invalid.join(", ")));
+    }
+    line
 }

@@ -1,20 +1,69 @@
-//! The scenarios by name.
+//! The scenarios by name, and what a run of one gets.
 
 mod cni_add;
 mod egress_snat;
 mod pipeline;
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, anyhow};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::report::Report;
 
-/// How long and how often to measure.
-#[derive(Debug, Clone, Copy)]
+/// How long, how often and what to measure.
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Interleaved repeats.
     pub repeats: u32,
     /// Seconds of load per measurement.
     pub seconds: f64,
+    /// Numbers of pods on a node.
+    pub pods: Vec<u32>,
+}
+
+impl Options {
+    /// Time of load per measurement.
+    #[must_use]
+    pub fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+}
+
+/// One run: its options, and the person who waits for it.
+pub struct Session {
+    /// What was asked for.
+    pub options: Options,
+    bar: ProgressBar,
+}
+
+impl Session {
+    /// A session whose progress is drawn on standard error when that is a terminal.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        let style =
+            ProgressStyle::with_template("{prefix:14} {msg:38} {wide_bar} {pos}/{len} {elapsed}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+        Self {
+            options,
+            bar: ProgressBar::no_length().with_style(style),
+        }
+    }
+
+    /// `steps` more steps will come.
+    pub fn expect(&self, steps: u32) {
+        self.bar.inc_length(u64::from(steps));
+    }
+
+    /// Says what is done now.
+    pub fn say(&self, what: impl Into<String>) {
+        self.bar.set_message(what.into());
+    }
+
+    /// One step is done.
+    pub fn step(&self) {
+        self.bar.inc(1);
+    }
 }
 
 /// One scenario.
@@ -23,7 +72,7 @@ pub struct Scenario {
     pub name: &'static str,
     /// One line for `list`.
     pub purpose: &'static str,
-    run: fn(&Options) -> Result<Report>,
+    run: fn(&Session) -> Result<Report>,
 }
 
 impl Scenario {
@@ -32,22 +81,31 @@ impl Scenario {
     /// # Errors
     /// When the rig cannot be built; a measurement that breaks a validity rule is a report, not an
     /// error.
-    pub fn run(&self, options: &Options) -> Result<Report> {
-        (self.run)(options)
+    pub fn run(&self, session: &Session) -> Result<Report> {
+        let started = Instant::now();
+        session.bar.set_length(0);
+        session.bar.reset();
+        session.bar.set_prefix(self.name);
+        session.say("building");
+        let outcome = (self.run)(session);
+        session.bar.finish_and_clear();
+        let mut report = outcome?;
+        report.took_seconds = started.elapsed().as_secs_f64();
+        Ok(report)
     }
 }
 
-/// All of them.
+/// All of them, in the order in which `run all` takes them.
 pub const ALL: &[Scenario] = &[
-    Scenario {
-        name: "egress-snat",
-        purpose: "pod to outside with SNAT, offload off, beside the kernel path with the VPC CNI's rules",
-        run: egress_snat::run,
-    },
     Scenario {
         name: "pipeline",
         purpose: "the flow engine in memory: hit path by flows and batch, first packets, expiry",
         run: pipeline::run,
+    },
+    Scenario {
+        name: "egress-snat",
+        purpose: "pod to outside with SNAT by frame size, offload on and off, beside the kernel path",
+        run: egress_snat::run,
     },
     Scenario {
         name: "cni-add",
@@ -55,6 +113,17 @@ pub const ALL: &[Scenario] = &[
         run: cni_add::run,
     },
 ];
+
+/// Looks scenarios up; `all` stands for all of them.
+///
+/// # Errors
+/// Names what there is when one is not among it.
+pub fn by_names(names: &[String]) -> Result<Vec<&'static Scenario>> {
+    if names.iter().any(|name| name == "all") {
+        return Ok(ALL.iter().collect());
+    }
+    names.iter().map(|name| by_name(name)).collect()
+}
 
 /// Looks a scenario up.
 ///
@@ -65,6 +134,6 @@ pub fn by_name(name: &str) -> Result<&'static Scenario> {
         .find(|scenario| scenario.name == name)
         .ok_or_else(|| {
             let names: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
-            anyhow!("no scenario `{name}`; there are: {}", names.join(", "))
+            anyhow!("no scenario `{name}`; there are: all, {}", names.join(", "))
         })
 }
