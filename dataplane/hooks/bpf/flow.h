@@ -61,6 +61,7 @@ struct flow {
 	__u8 out;
 	__u8 in_xdp; /* from an uplink: carried by XDP, not left to the TCX hook behind it */
 	__u8 pad;
+	__u64 owner; /* what whoever put it in knows it by; means nothing to the hooks */
 };
 
 /* Entries come one by one as flows are established, so memory grows with them. The sizes are set

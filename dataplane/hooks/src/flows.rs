@@ -140,6 +140,8 @@ pub struct FlowEntry {
     pub epoch: u32,
     /// Which hook carries it.
     pub via: Via,
+    /// What its owner knows it by: kept with it and given back by [`FlowMap::walk`].
+    pub owner: u64,
 }
 
 /// What the hooks carried of one direction since it was installed.
@@ -151,6 +153,17 @@ pub struct FlowUsage {
     pub packets: u64,
     /// Bytes of the frames as the hook saw them: a super-packet has one header.
     pub bytes: u64,
+}
+
+/// One direction as a walk finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Its packets.
+    pub key: FlowKey,
+    /// What was put in.
+    pub entry: FlowEntry,
+    /// What was carried since.
+    pub usage: FlowUsage,
 }
 
 /// The maps of offloaded flows, for their owner. Independent of [`crate::Hooks`] once made, and
@@ -229,7 +242,7 @@ impl FlowMap {
         let mut walk = self.walk(CLEAR_BATCH)?;
         let mut found = Vec::new();
         while walk.next_batch(&mut found)? {
-            for (key, _) in found.drain(..) {
+            for Found { key, .. } in found.drain(..) {
                 self.take(&key)?;
             }
         }
@@ -289,11 +302,15 @@ impl FlowWalk {
     ///
     /// # Errors
     /// [`HookError::Walk`].
-    pub fn next_batch(&mut self, found: &mut Vec<(FlowKey, FlowUsage)>) -> Result<bool, HookError> {
+    pub fn next_batch(&mut self, found: &mut Vec<Found>) -> Result<bool, HookError> {
         for walk in [&mut self.four, &mut self.six] {
             if let Some(entries) = walk.next_batch().map_err(walk_error)? {
                 found.extend(entries.filter_map(|(key, value)| {
-                    Some((layout::parse_flow_key(key)?, layout::flow_usage(value)))
+                    Some(Found {
+                        key: layout::parse_flow_key(key)?,
+                        entry: layout::parse_flow(value)?,
+                        usage: layout::flow_usage(value),
+                    })
                 }));
                 return Ok(true);
             }

@@ -4,7 +4,7 @@
 //! match is refused by libbpf. Addresses and MACs are in network order, everything else in the
 //! machine's.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -156,7 +156,7 @@ fn octets6(address: Option<Ipv6Addr>) -> [u8; 16] {
 }
 
 /// Size of `struct flow`.
-pub(crate) const FLOW_BYTES: usize = 56;
+pub(crate) const FLOW_BYTES: usize = 64;
 /// Sizes of `struct flow_key4` and `struct flow_key6`.
 const KEY4_BYTES: usize = 16;
 const KEY6_BYTES: usize = 40;
@@ -274,7 +274,42 @@ pub(crate) fn flow(entry: &FlowEntry) -> [u8; FLOW_BYTES] {
         Via::Xdp => 1,
         Via::Tcx => 0,
     };
+    bytes[56..64].copy_from_slice(&entry.owner.to_ne_bytes());
     bytes
+}
+
+/// What lies in a `struct flow`, counters aside; `None` for what is none.
+pub(crate) fn parse_flow(bytes: &[u8]) -> Option<FlowEntry> {
+    let bytes: &[u8; FLOW_BYTES] = bytes.try_into().ok()?;
+    let word = |at: usize| {
+        let word = bytes.get(at..)?.first_chunk::<4>()?;
+        Some(u32::from_ne_bytes(*word))
+    };
+    let mac = |at: usize| bytes.get(at..)?.first_chunk::<6>().copied();
+    let address = Ipv4Addr::from([bytes[32], bytes[33], bytes[34], bytes[35]]);
+    let to = SocketAddrV4::new(address, u16::from_be_bytes([bytes[36], bytes[37]]));
+    Some(FlowEntry {
+        translation: match bytes[52] {
+            0 => Translation::None,
+            1 => Translation::Source(to),
+            2 => Translation::Destination(to),
+            _ => return None,
+        },
+        destination_mac: mac(40)?,
+        source_mac: mac(46)?,
+        exit: match bytes[53] {
+            0 => Exit::Uplink(word(28)?),
+            1 => Exit::Pod(word(28)?),
+            _ => return None,
+        },
+        mtu: u16::from_ne_bytes([bytes[38], bytes[39]]),
+        epoch: word(24)?,
+        via: match bytes[54] {
+            0 => Via::Tcx,
+            _ => Via::Xdp,
+        },
+        owner: u64::from_ne_bytes(*bytes.last_chunk()?),
+    })
 }
 
 /// The counters in a `struct flow`; bytes that are missing count as zero.
@@ -317,5 +352,30 @@ mod tests {
             }
         }
         assert_eq!(parse_flow_key(&[0; 17]), None);
+    }
+
+    #[test]
+    fn flows_read_back() {
+        let to = SocketAddrV4::new([10, 0, 0, 10].into(), 11_000);
+        for (translation, exit, via) in [
+            (Translation::None, Exit::Pod(7), Via::Tcx),
+            (Translation::Source(to), Exit::Uplink(8), Via::Xdp),
+            (Translation::Destination(to), Exit::Pod(9), Via::Xdp),
+        ] {
+            let entry = FlowEntry {
+                translation,
+                destination_mac: [1, 2, 3, 4, 5, 6],
+                source_mac: [7, 8, 9, 10, 11, 12],
+                exit,
+                mtu: 9_001,
+                epoch: 0x0102_0304,
+                via,
+                owner: u64::MAX - 5,
+            };
+            let bytes = flow(&entry);
+            assert_eq!(parse_flow(&bytes), Some(entry));
+            assert_eq!(flow_usage(&bytes), FlowUsage::default());
+            assert_eq!(parse_flow(&bytes[1..]), None);
+        }
     }
 }

@@ -174,6 +174,7 @@ impl Node {
         };
         let snat = SocketAddrV4::new(NODE, SNAT.first);
         let out = FlowEntry {
+            owner: 0,
             translation: Translation::Source(snat),
             destination_mac: WIRE,
             source_mac: ENI,
@@ -183,6 +184,7 @@ impl Node {
             via,
         };
         let back = FlowEntry {
+            owner: 0,
             translation: Translation::Destination(SocketAddrV4::new(POD_A, CLIENT_PORT)),
             destination_mac: MAC_A,
             source_mac: HOST_A,
@@ -204,6 +206,7 @@ impl Node {
     /// A flow between the pods.
     fn local(&self, protocol: u8) -> [(FlowKey, FlowEntry); 2] {
         let entry = |pod, destination_mac, source_mac| FlowEntry {
+            owner: 0,
             translation: Translation::None,
             destination_mac,
             source_mac,

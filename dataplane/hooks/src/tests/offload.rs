@@ -14,7 +14,7 @@ use super::{
     ENI_MAC, FLOWS, HOST_MAC, LOOPBACK, NODE, OTHER_POD6, OUTSIDE, OUTSIDE6, Outcome, POD, POD_MAC,
     POD6, Rig, SNAT, WIRE_MAC, as_fragment, config, ip6, with_options,
 };
-use crate::flows::{Ends, Exit, FlowEntry, FlowKey, FlowUsage, Translation, Via, Zone};
+use crate::flows::{Ends, Exit, FlowEntry, FlowKey, Found, Translation, Via, Zone};
 use crate::{FlowMap, HookConfig, HookError, HookKind, Offload};
 
 const EPOCH: u32 = 7;
@@ -154,6 +154,7 @@ impl Flow {
         let [out, back] = self.keys();
         let address = |end: End| SocketAddrV4::new(end.address, end.port);
         let entry = |translation, exit| FlowEntry {
+            owner: u64::from(self.pod.port) << 32,
             translation,
             destination_mac: NEXT_HOP,
             source_mac: OUT_MAC,
@@ -505,6 +506,7 @@ fn flow6() -> ([(FlowKey, FlowEntry); 2], [Vec<u8>; 2]) {
         zone,
     };
     let entry = |exit| FlowEntry {
+        owner: 0,
         translation: Translation::None,
         destination_mac: NEXT_HOP,
         source_mac: OUT_MAC,
@@ -630,13 +632,13 @@ fn flows_come_and_go_in_pairs_and_are_walked_in_batches() {
     expected.extend(pair6.map(|(key, _)| key));
     let used: Vec<_> = found
         .iter()
-        .filter(|(_, usage)| usage.packets > 0)
+        .filter(|found| found.usage.packets > 0)
         .collect();
     assert_eq!(used.len(), 1);
-    assert_eq!(used[0].0, numbered(5).keys()[0]);
-    let usage = carrier.flows.usage(&used[0].0).unwrap();
-    assert_eq!(usage, Some(used[0].1));
-    let mut keys: Vec<FlowKey> = found.into_iter().map(|(key, _)| key).collect();
+    assert_eq!((used[0].key, used[0].entry), numbered(5).pair()[0]);
+    let usage = carrier.flows.usage(&used[0].key).unwrap();
+    assert_eq!(usage, Some(used[0].usage));
+    let mut keys: Vec<FlowKey> = found.into_iter().map(|found| found.key).collect();
     let order = |key: &FlowKey| {
         (
             key.source_port,
@@ -652,7 +654,7 @@ fn flows_come_and_go_in_pairs_and_are_walked_in_batches() {
     let mut left = Vec::new();
     let mut walk = carrier.flows.walk(64).unwrap();
     while walk.next_batch(&mut left).unwrap() {}
-    assert_eq!(left, Vec::<(FlowKey, FlowUsage)>::new());
+    assert_eq!(left, Vec::<Found>::new());
 }
 
 /// Prints what carrying a packet costs at each hook, in nanoseconds, test run included. TTL is the
@@ -675,6 +677,7 @@ fn cost_of_a_packet() {
         zone: Zone::Uplinks,
     };
     let entry = |address, port| FlowEntry {
+        owner: 0,
         translation: Translation::Destination(SocketAddrV4::new(address, port)),
         destination_mac: ENI_MAC,
         source_mac: WIRE_MAC,
