@@ -125,6 +125,7 @@ fn tuning(settings: &api::FlowSettings) -> Tuning {
         timeouts: timeouts(&settings.timers),
         flows_per_pod: settings.flows_per_pod.and_then(NonZeroU32::new),
         mss_clamp: settings.mss_clamp,
+        offload: false,
     }
 }
 

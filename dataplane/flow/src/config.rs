@@ -45,6 +45,8 @@ pub struct Tuning {
     pub flows_per_pod: Option<NonZeroU32>,
     /// Largest segment size, in bytes, that SYNs may offer; `None` leaves them alone.
     pub mss_clamp: Option<u16>,
+    /// Whether flows are offered to the hooks.
+    pub offload: bool,
 }
 
 /// A prefix of either family.

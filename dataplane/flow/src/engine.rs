@@ -11,10 +11,11 @@ use penstock_packet::rewrite::Macs;
 use penstock_packet::{DropReason, Ip, L4, rewrite};
 
 use crate::decide::Revision;
-use crate::entry::{Moment, NewFlow, Pair, Stage, Way, Way4, Way6};
+use crate::entry::{Carrier, Moment, NewFlow, Pair, Stage, Way, Way4, Way6};
 use crate::flows::{Fate, Flows, Removed};
 use crate::fragments::{Datagram, Tracker};
 use crate::key::{Direction, FlowKey, Key, Key4, Zone};
+use crate::offload::Outbox;
 use crate::pieces::Told;
 use crate::ports::{self, PortPicker, Remote, Space};
 use crate::quota::{self, Quota, Refused};
@@ -52,6 +53,10 @@ pub struct EngineStats {
     pub snat_ports: u64,
     /// Packets translated, either direction.
     pub translated: u64,
+    /// Flows now that the hooks carry or may know.
+    pub offloaded: u64,
+    /// Wishes about offload that found no room and are made again later.
+    pub offload_deferred: u64,
 }
 
 /// A flow as people want to see it.
@@ -98,6 +103,7 @@ pub struct Engine {
     quota: Quota,
     picker: PortPicker,
     pub(crate) stats: EngineStats,
+    pub(crate) outbox: Outbox,
 }
 
 /// What became of a flow under the present snapshot.
@@ -113,6 +119,9 @@ pub(crate) enum Renewal {
 
 /// Where an engine keeps the flows of a family, and what it does to their packets.
 pub(crate) trait Kept: Way {
+    /// Which family.
+    const IS_IP6: bool;
+
     /// The flows.
     fn flows(engine: &Engine) -> &Flows<Self>;
 
@@ -129,6 +138,8 @@ pub(crate) trait Kept: Way {
 }
 
 impl Kept for Way4 {
+    const IS_IP6: bool = false;
+
     #[inline]
     fn flows(engine: &Engine) -> &Flows<Self> {
         &engine.four
@@ -147,6 +158,8 @@ impl Kept for Way4 {
 }
 
 impl Kept for Way6 {
+    const IS_IP6: bool = true;
+
     #[inline]
     fn flows(engine: &Engine) -> &Flows<Self> {
         &engine.six
@@ -183,6 +196,7 @@ impl Engine {
             // Ports are seen outside: their secret must tell nothing of the tables'.
             picker: PortPicker::new([k1.rotate_left(32), !k0]),
             stats: EngineStats::default(),
+            outbox: Outbox::new(),
         })
     }
 
@@ -190,6 +204,8 @@ impl Engine {
     pub fn adopt(&mut self, snapshot: &Snapshot) {
         self.four.set_timeouts(snapshot.timeouts);
         self.six.set_timeouts(snapshot.timeouts);
+        self.four.set_offload(snapshot.offload);
+        self.six.set_offload(snapshot.offload);
         self.quota.set_limit(snapshot.flows_per_pod);
     }
 
@@ -242,6 +258,10 @@ impl Engine {
                     self.stats.flows -= 1;
                     self.stats.flows_expired += 1;
                 }
+                Fate::Due(id) => {
+                    self.recall::<W>(id);
+                    W::flows_mut(self).look_soon(id);
+                }
                 Fate::Removed(removed) => {
                     self.stats.flows_expired += u64::from(removed.stage == Stage::Live);
                     self.account(&removed);
@@ -251,8 +271,13 @@ impl Engine {
         budget
     }
 
-    /// Ends a flow at once.
+    /// Ends a flow at once; `None` also when its place stays taken, because the hooks may know it.
     pub(crate) fn end<W: Kept>(&mut self, id: FlowId) -> Option<Removed> {
+        let carrier = W::flows(self).table.pair(id).map(Pair::carrier);
+        if carrier.is_some_and(Carrier::is_known_to_hooks) {
+            self.retire::<W>(id);
+            return None;
+        }
         let removed = W::flows_mut(self).remove(id)?;
         self.account(&removed);
         Some(removed)
@@ -344,6 +369,9 @@ impl Engine {
         let last_ack = flows.table.way(receiver);
         let last_ack = last_ack.map(|way| way.track().acknowledged);
         let last_ack = last_ack.filter(|last_ack| *last_ack != 0);
+        let known = flows.table.pair(at.flow()).map(Pair::carrier);
+        // What the hooks carry is not seen here: nobody knows where the conversation stands.
+        let last_ack = last_ack.filter(|_| !known.is_some_and(Carrier::is_known_to_hooks));
         if flags.is_nonsense() && flows.is_translated(at.flow()) {
             return Err(DropReason::TcpFlags);
         }
@@ -359,6 +387,9 @@ impl Engine {
             pair.set_tcp(next);
             flows.settle(at.flow());
             flows.rearm(at.flow(), now);
+            if !flows.is_established(at.flow()) {
+                self.recall::<W>(at.flow());
+            }
         }
         Ok(())
     }
@@ -387,8 +418,10 @@ impl Engine {
     ) -> Result<(), DropReason> {
         for key in [&flow.egress, &flow.ingress] {
             let key = W::Key::pack(key).ok_or(DropReason::FlowTableFull)?;
-            if let Some(at) = W::flows(self).table.find(&key) {
-                self.end::<W>(at.flow());
+            if let Some(at) = W::flows(self).table.find(&key)
+                && self.end::<W>(at.flow()).is_none()
+            {
+                return Err(DropReason::FlowTableFull);
             }
         }
         let [pod, _] = flow.pods;

@@ -218,9 +218,32 @@ pub(crate) struct Pair {
     stage: u8,
     /// ENI it leaves by; of no meaning between pods.
     pub(crate) uplink: u8,
-    spare: u8,
+    /// [`Carrier`] as a number.
+    carrier: u8,
     /// What it is charged to, as [`Account::to_bits`] has it.
     account: u16,
+}
+
+/// Who carries a flow's plain packets, as far as its worker has asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    /// The worker: no hook knows the flow.
+    Worker,
+    /// The hooks, or they are about to.
+    Hooks,
+    /// The worker: what the hooks may know was decided under other rules.
+    Outdated,
+    /// The worker before long: the hooks were told to forget the flow and have not said they did.
+    Recalled,
+    /// The worker: the hooks have no room, until something changes.
+    Refused,
+}
+
+impl Carrier {
+    /// Whether the hooks may know the flow: its place and its port must stay taken.
+    pub(crate) const fn is_known_to_hooks(self) -> bool {
+        matches!(self, Self::Hooks | Self::Outdated | Self::Recalled)
+    }
 }
 
 /// What a place in the table is.
@@ -247,7 +270,7 @@ impl Pair {
             },
             stage: 1,
             uplink: flow.uplink,
-            spare: 0,
+            carrier: 0,
             account: account.to_bits(),
         }
     }
@@ -261,9 +284,25 @@ impl Pair {
             originator: 0,
             stage: 0,
             uplink: 0,
-            spare: 0,
+            carrier: 0,
             account: 0,
         }
+    }
+
+    /// Who carries it.
+    pub(crate) const fn carrier(&self) -> Carrier {
+        match self.carrier {
+            0 => Carrier::Worker,
+            1 => Carrier::Hooks,
+            2 => Carrier::Outdated,
+            3 => Carrier::Recalled,
+            _ => Carrier::Refused,
+        }
+    }
+
+    /// Says who carries it.
+    pub(crate) const fn set_carrier(&mut self, carrier: Carrier) {
+        self.carrier = carrier as u8;
     }
 
     /// What this place is.
@@ -278,6 +317,11 @@ impl Pair {
     /// What it is charged to.
     pub(crate) const fn account(&self) -> Account {
         Account::from_bits(self.account)
+    }
+
+    /// Ends it but for its place, which it gives up when the hooks have forgotten it.
+    pub(crate) const fn retire(&mut self) {
+        self.stage = 2;
     }
 
     /// Begins the quarantine.

@@ -8,8 +8,9 @@ use penstock_packet::rewrite::End;
 
 use crate::Timestamp;
 use crate::decide::{Revision, renew};
-use crate::entry::{Epoch, Moment, NewFlow, Stage, Way};
+use crate::entry::{Carrier, Epoch, Moment, NewFlow, Stage, Way};
 use crate::key::{Direction, FlowKey, Key};
+use crate::offload::awaits_offer;
 use crate::quota::Account;
 use crate::seeded::Seed;
 use crate::snapshot::Snapshot;
@@ -25,6 +26,8 @@ pub(crate) struct Flows<W: Way> {
     wheel: Wheel,
     timeouts: Timeouts,
     pressure: Pressure,
+    /// Whether flows are offered to the hooks.
+    offload: bool,
 }
 
 /// A flow that is no more.
@@ -49,6 +52,8 @@ pub(crate) enum Fate {
     Quarantined,
     /// It is gone.
     Removed(Removed),
+    /// It was idle for long as far as is known here: the hooks must give it back first.
+    Due(FlowId),
 }
 
 impl<W: Way> Flows<W> {
@@ -63,12 +68,18 @@ impl<W: Way> Flows<W> {
             table,
             timeouts: Timeouts::default(),
             pressure: Pressure::None,
+            offload: false,
         })
     }
 
     /// Goes by other idle times from now on; a timer that runs is looked at when it fires.
     pub(crate) fn set_timeouts(&mut self, timeouts: Timeouts) {
         self.timeouts = timeouts;
+    }
+
+    /// Says whether flows are offered to the hooks; holds for a flow from its next change on.
+    pub(crate) const fn set_offload(&mut self, offload: bool) {
+        self.offload = offload;
     }
 
     /// Puts a flow in and sets its timer.
@@ -123,13 +134,34 @@ impl<W: Way> Flows<W> {
         self.wheel.arm(id, now.after(look));
     }
 
-    /// Tells both directions whether packets without a loud flag can change anything.
-    pub(crate) fn settle(&mut self, id: FlowId) {
+    /// Wants a flow to be looked at soon.
+    pub(crate) fn look_soon(&mut self, id: FlowId) {
+        self.wheel.arm_soon(id);
+    }
+
+    /// Whether packets without a loud flag can change nothing about a flow's state.
+    pub(crate) fn is_established(&self, id: FlowId) -> bool {
         let (_, tcp) = self.kind(id);
-        let quiet = tcp.is_none_or(|tcp| tcp.quiet(TcpFlags::ACK));
-        for direction in [Direction::Egress, Direction::Ingress] {
+        tcp.is_none_or(|tcp| tcp.quiet(TcpFlags::ACK))
+    }
+
+    /// Tells both directions whether their next packet without a loud flag can change anything.
+    /// With offload, the first answer can, and then all until the flow is offered.
+    pub(crate) fn settle(&mut self, id: FlowId) {
+        let established = self.is_established(id);
+        let (Some(pair), Some(ways)) = (self.table.pair(id), self.table.both(id)) else {
+            return;
+        };
+        let offered = self.offload && awaits_offer(pair, ways);
+        let begun = pair.originator();
+        let heard = ways.map(|way| way.track().packets > 0);
+        for (direction, heard) in [Direction::Egress, Direction::Ingress]
+            .into_iter()
+            .zip(heard)
+        {
+            let news = self.offload && !heard && direction != begun;
             if let Some(way) = self.table.way_mut(WayId::of(id, direction)) {
-                way.track_mut().set_quiet(quiet);
+                way.track_mut().set_quiet(established && !offered && !news);
             }
         }
     }
@@ -143,6 +175,11 @@ impl<W: Way> Flows<W> {
         if let Revision::Goes(hops, uplink) = revision {
             if let Some(pair) = self.table.pair_mut(id) {
                 pair.uplink = uplink;
+                match pair.carrier() {
+                    Carrier::Hooks => pair.set_carrier(Carrier::Outdated),
+                    Carrier::Refused => pair.set_carrier(Carrier::Worker),
+                    Carrier::Worker | Carrier::Outdated | Carrier::Recalled => {}
+                }
             }
             for (direction, hop) in [Direction::Egress, Direction::Ingress]
                 .into_iter()
@@ -154,6 +191,7 @@ impl<W: Way> Flows<W> {
                     track.epoch = snapshot.short_epoch();
                 }
             }
+            self.settle(id);
         }
         revision
     }
@@ -171,6 +209,10 @@ impl<W: Way> Flows<W> {
         };
         let moment = Moment::from(now);
         let quarantined = pair.stage() == Stage::Quarantined;
+        let known = pair.carrier().is_known_to_hooks();
+        if known && (quarantined || !self.offload || !self.is_established(id)) {
+            return Fate::Due(id);
+        }
         let (protocol, tcp) = self.kind(id);
         let state = tcp.map(|tcp| tcp.state);
         let (idle, waited, look) = match quarantined {
@@ -189,6 +231,9 @@ impl<W: Way> Flows<W> {
             let rest = Duration::from_millis(idle_ms - waited);
             self.wheel.arm(id, now.after(rest.min(look)));
             return Fate::Lives;
+        }
+        if known {
+            return Fate::Due(id);
         }
         // RFC 6888 REQ-8 C: where mappings depend on the endpoint, as ours do, a port may be used
         // again at once. Under pressure, what nobody answered makes use of that: in quarantine it
@@ -217,17 +262,32 @@ impl<W: Way> Flows<W> {
         way.is_some_and(|way| way.replacement().is_some())
     }
 
-    /// Ends a flow but for its port. No epoch is right for its directions any more, so each
-    /// further packet asks.
+    /// Ends a flow but for its place: whether it carried packets until now.
+    pub(crate) fn retire(&mut self, id: FlowId) -> bool {
+        let Some(pair) = self.table.pair_mut(id) else {
+            return false;
+        };
+        let was_live = pair.stage() == Stage::Live;
+        pair.retire();
+        self.disown(id);
+        was_live
+    }
+
+    /// Ends a flow but for its port.
     fn quarantine(&mut self, id: FlowId, now: Timestamp) {
         if let Some(pair) = self.table.pair_mut(id) {
             pair.quarantine(Moment::from(now));
         }
+        self.disown(id);
+        self.wheel.arm(id, now.after(self.timeouts.quarantine));
+    }
+
+    /// Makes each further packet of a flow ask: no epoch is right for its directions any more.
+    fn disown(&mut self, id: FlowId) {
         for direction in [Direction::Egress, Direction::Ingress] {
             if let Some(way) = self.table.way_mut(WayId::of(id, direction)) {
                 way.track_mut().epoch = Epoch::default();
             }
         }
-        self.wheel.arm(id, now.after(self.timeouts.quarantine));
     }
 }

@@ -133,7 +133,8 @@ fn unsettled<W: Kept>(
     let Some(way) = W::flows(engine).table.way(at) else {
         return Pass::Miss;
     };
-    if plain.loud || !way.track().is_quiet() {
+    let stirs = plain.loud || !way.track().is_quiet();
+    if stirs {
         // A packet that may not go on must not change the state of its flow.
         let admitted = admits(way, snapshot, packet, plain).map(|_hop| ());
         if let Err(verdict) = admitted.and_then(|()| speak::<W>(engine, snapshot, packet, at, now))
@@ -142,10 +143,14 @@ fn unsettled<W: Kept>(
         }
     }
     let (flows, stats) = W::flows_and_stats(engine);
-    match flows.table.way_mut(at) {
+    let passed = match flows.table.way_mut(at) {
         Some(way) => go(way, stats, snapshot, packet, (plain, now)),
-        None => Pass::Miss,
+        None => return Pass::Miss,
+    };
+    if stirs {
+        engine.consider::<W>(snapshot, at.flow());
     }
+    passed
 }
 
 /// The hop of a way, if a packet may take it.

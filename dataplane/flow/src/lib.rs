@@ -20,6 +20,7 @@ pub mod key;
 mod look;
 mod memory;
 mod miss;
+pub mod offload;
 mod pieces;
 pub mod ports;
 pub mod prefixes;

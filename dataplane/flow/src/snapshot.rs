@@ -43,6 +43,7 @@ pub struct Snapshot {
     pub(crate) timeouts: Timeouts,
     pub(crate) flows_per_pod: Option<NonZeroU32>,
     pub(crate) mss_clamp: Option<u16>,
+    pub(crate) offload: bool,
     pub(crate) snat: Option<NodeSnat>,
     pub(crate) reserved_ports: Box<PortSet>,
     /// VPC and excluded prefixes: destinations that are never translated.
@@ -96,6 +97,7 @@ impl Snapshot {
             timeouts: config.tuning.timeouts,
             flows_per_pod: config.tuning.flows_per_pod,
             mss_clamp: config.tuning.mss_clamp,
+            offload: config.tuning.offload,
             reserved_ports: Box::new(reserved),
             snat,
             untranslated: prefixes(&untranslated),

@@ -73,6 +73,11 @@ impl Wheel {
         }
     }
 
+    /// Wants `id` to be looked at within a tick or two.
+    pub(crate) fn arm_soon(&mut self, id: FlowId) {
+        self.arm(id, Timestamp::from_nanos(self.cursor * TICK));
+    }
+
     /// Forgets `id`.
     pub(crate) fn disarm(&mut self, id: FlowId) {
         let Some(link) = self.links.get_mut(id.0 as usize) else {
