@@ -61,7 +61,7 @@ fn run(verb: &str, rest: &[String]) -> Result<()> {
 
 fn demo(rest: &[String]) -> Result<()> {
     packages::ensure()?;
-    build("dev")?;
+    build("dev", &[])?;
     let outcome = Step::program(DEBUG_CLI, Privilege::Root)
         .args(["lab", "demo"])
         .args(rest)
@@ -88,7 +88,9 @@ fn test() -> Result<()> {
             "warnings",
         ])
         .run("lints")?;
-    build("dev")?;
+    // With the tests: what only they need widens the features of shared crates, and the AWS SDK
+    // would be built once for either set.
+    build("dev", &["--tests"])?;
     Step::cargo()
         .args(["test", "--workspace", "--quiet"])
         .run("unit tests")?;
@@ -104,7 +106,7 @@ fn test() -> Result<()> {
 
 fn perf(rest: &[String]) -> Result<()> {
     packages::ensure()?;
-    build("release")?;
+    build("release", &[])?;
     let outcome = Step::program("target/release/penstock-perf", Privilege::Root)
         .args(rest)
         .run("perf");
@@ -112,11 +114,12 @@ fn perf(rest: &[String]) -> Result<()> {
     outcome
 }
 
-/// Builds every binary; the shim is linked statically, since it runs on hosts whose C library we
-/// do not choose.
-fn build(profile: &str) -> Result<()> {
+/// Builds every binary, and what `besides` names; the shim is linked statically, since it runs on
+/// hosts whose C library we do not choose.
+fn build(profile: &str, besides: &[&str]) -> Result<()> {
     Step::cargo()
         .args(["build", "--workspace", "--bins", "--profile", profile])
+        .args(besides)
         .run(&format!("build ({profile})"))?;
     Step::cargo()
         .args([
