@@ -1,4 +1,5 @@
-//! Synchronous rtnetlink: links, addresses, routes, rules and neighbours of one network namespace.
+//! Synchronous netlink: links, addresses, routes, rules, neighbours and conntrack entries of one
+//! network namespace.
 //!
 //! [`Netlink::open`] binds a socket to the network namespace the calling thread is in at that
 //! moment; the socket keeps speaking to that namespace wherever the thread goes afterwards.
@@ -6,7 +7,7 @@
 //!
 //! Guarantees: answers are matched to requests by sequence number; only the kernel is listened
 //! to; every error names the operation, the object and the errno; an inconsistent dump is
-//! repeated. IPv4 only.
+//! repeated. IPv4 only, but for conntrack.
 //!
 //! Must not: change sysctls, enter namespaces, or hold state beyond the socket.
 //!
@@ -14,6 +15,7 @@
 //! `net/core/{fib_rules,neighbour}.c`.
 
 mod address;
+pub mod conntrack;
 mod error;
 mod link;
 mod neighbor;

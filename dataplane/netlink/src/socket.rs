@@ -16,7 +16,7 @@ use crate::error::{Error, Result, What};
 
 /// Largest datagram accepted: the kernel packs dumps into at most 32 KiB
 /// (`NLMSG_GOODSIZE` and `max_recvmsg_len`, net/netlink/af_netlink.c).
-const RECEIVE_BYTES: usize = 64 << 10;
+pub(crate) const RECEIVE_BYTES: usize = 64 << 10;
 
 /// A dump of a table that changes all the time is given up after this many attempts.
 const DUMP_ATTEMPTS: u32 = 8;
@@ -134,17 +134,21 @@ impl Netlink {
     }
 
     fn receive(&mut self) -> io::Result<()> {
-        self.received.clear();
-        let (socket, received) = (&self.socket, &mut self.received);
-        let length = retry_interrupted(|| socket.recv(received, libc::MSG_TRUNC))?;
-        if length > received.len() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("answer of {length} bytes was truncated"),
-            ));
-        }
-        Ok(())
+        receive(&self.socket, &mut self.received)
     }
+}
+
+/// Reads one datagram in place of what is in `received`.
+pub(crate) fn receive(socket: &Socket, received: &mut Vec<u8>) -> io::Result<()> {
+    received.clear();
+    let length = retry_interrupted(|| socket.recv(received, libc::MSG_TRUNC))?;
+    if length > received.len() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("answer of {length} bytes was truncated"),
+        ));
+    }
+    Ok(())
 }
 
 /// What has arrived for the outstanding request.
@@ -210,7 +214,7 @@ fn invalid_data(source: impl std::error::Error + Send + Sync + 'static) -> io::E
     io::Error::new(io::ErrorKind::InvalidData, source)
 }
 
-fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+pub(crate) fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

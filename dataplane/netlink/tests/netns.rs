@@ -274,3 +274,48 @@ fn a_dump_of_many_datagrams_is_whole() {
         assert!(links.iter().all(|link| !link.name.is_empty()));
     });
 }
+
+/// Runs a command in the calling thread's namespace; it must succeed.
+fn command(line: &str) {
+    let mut words = line.split_whitespace();
+    let program = words.next().unwrap();
+    let output = std::process::Command::new(program)
+        .args(words)
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "`{line}`: {complaint}");
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn conversations_are_listed_with_what_the_kernel_translates() {
+    in_namespace(|| {
+        for line in [
+            "ip link add out type veth peer name end",
+            "ip link set out up",
+            "ip link set end up",
+            "ip addr add 10.0.0.1/24 dev out",
+            "ip route add default dev out",
+            "nft add table ip t",
+            "nft add chain ip t c { type nat hook output priority -100; }",
+            "nft add rule ip t c udp dport 53 dnat to 10.0.0.9:5353",
+        ] {
+            command(line);
+        }
+        let socket = std::net::UdpSocket::bind("10.0.0.1:5000").unwrap();
+        for to in ["10.0.0.2:53", "10.0.0.2:54"] {
+            socket.send_to(b"x", to).unwrap();
+        }
+        let mut seen = Vec::new();
+        penstock_netlink::conntrack::conversations(|entry| seen.push(*entry)).unwrap();
+        seen.sort_by_key(|entry| entry.original.destination);
+        let [translated, plain] = seen[..] else {
+            panic!("{seen:?}");
+        };
+        assert!(translated.destination_translated() && !plain.destination_translated());
+        assert_eq!(translated.reply.source, "10.0.0.9:5353".parse().unwrap());
+        assert_eq!(translated.original.source, "10.0.0.1:5000".parse().unwrap());
+        assert_eq!(plain.protocol, 17);
+    });
+}
