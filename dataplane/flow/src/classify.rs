@@ -186,7 +186,11 @@ fn from_uplink<'a>(
         return Ok(Class::Arriving { to, uplink });
     }
     if to_snat_range(snapshot, packet) {
-        return Ok(Class::ToSnatRange);
+        // Nothing is translated towards these: the kernel may have, for a Service.
+        return Ok(match snapshot.translates(packet.source) {
+            true => Class::ToSnatRange,
+            false => Class::Kernel,
+        });
     }
     let group = destination.is_multicast() || is_broadcast(destination);
     if group || is_link_local(destination) || snapshot.is_kernels(destination) {

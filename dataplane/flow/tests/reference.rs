@@ -197,7 +197,7 @@ impl Model<'_> {
             _ => false,
         };
         if ours && range {
-            return match packet.options {
+            return match packet.options || !self.is_translated(packet.source) {
                 true => Kernel,
                 false => Drop(DropReason::NatNosession),
             };

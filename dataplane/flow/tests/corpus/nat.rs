@@ -119,8 +119,8 @@ fn n6_n11_mappings_are_of_one_endpoint_and_nobody_elses() {
     let elsewhere = |pod| from_pod(pod, other).udp(1000, 53, b"question");
     let stranger = move |outs: &[Frame]| from_eni(0, other, NODE).udp(53, names(&outs[0]).2, b"x");
     let other_port = |outs: &[Frame]| from_eni(0, OUTSIDE, NODE).udp(54, names(&outs[0]).2, b"x");
-    let to_port = |port, syn: bool| {
-        let base = from_eni(0, OUTSIDE, NODE);
+    let to_port = |from, port, syn: bool| {
+        let base = from_eni(0, from, NODE);
         match syn {
             true => base.tcp(9, port, SYN, b""),
             false => base.udp(9, port, b""),
@@ -165,14 +165,20 @@ fn n6_n11_mappings_are_of_one_endpoint_and_nobody_elses() {
     for syn in [true, false] {
         for port in [11_000, 20_000, 29_999] {
             rows.push(Row::new("N11 unasked into the range").packet(
-                to_port(port, syn),
+                to_port(OUTSIDE, port, syn),
                 ETH0,
                 Drop(NatNosession),
+            ));
+            // The kernel may have put a Service's client there; no worker translates to the VPC.
+            rows.push(Row::new("N11 from the VPC into the range").packet(
+                to_port(PEER, port, syn),
+                ETH0,
+                Kernel,
             ));
         }
         for port in [10_999, 30_000, 22] {
             rows.push(Row::new("beside the range it is the node's").packet(
-                to_port(port, syn),
+                to_port(OUTSIDE, port, syn),
                 ETH0,
                 Kernel,
             ));
