@@ -74,6 +74,11 @@ fn generated_header() -> Result<String, std::fmt::Error> {
         "#define MAX_KERNEL_CIDRS {}",
         limits::MAX_KERNEL_CIDRS
     )?;
+    writeln!(
+        text,
+        "#define KERNEL_END_SLOTS {}",
+        limits::KERNEL_END_SLOTS
+    )?;
     writeln!(text, "#define TRUNK_SLOT {}", limits::TRUNK_SLOT)?;
     writeln!(
         text,

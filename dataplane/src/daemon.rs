@@ -33,6 +33,7 @@ use crate::node::{Node, Parts};
 use crate::ports::{NewPort, Ports};
 use crate::pulse::Pulse;
 use crate::rest::Rest;
+use crate::rounds::Rounds;
 use crate::server::{Listener, Server, Service};
 use crate::stats::{Cells, PortCells, Tally};
 use crate::trunk::{self, Trunk};
@@ -48,6 +49,7 @@ pub struct Daemon {
     server: Server,
     office: Arc<Office>,
     caretaker: JoinHandle<()>,
+    rounds: Rounds,
 }
 
 /// What connections and the caretaker share; workers never see it.
@@ -65,6 +67,8 @@ impl Daemon {
     pub fn start(args: &Args, fatal: impl FnOnce(String) + Send + 'static) -> anyhow::Result<Self> {
         let listener = Listener::bind(&args.run_dir)?;
         let node = build(args)?;
+        let rounds = Rounds::start(node.hooks.kernel_ends()?)
+            .context("start listing the kernel's conversations")?;
         tracing::info!(workers = args.workers, run_dir = %args.run_dir.display(), "started");
         let office = Arc::new(Office {
             node: Mutex::new(Some(node)),
@@ -84,6 +88,7 @@ impl Daemon {
             server,
             office,
             caretaker,
+            rounds,
         })
     }
 
@@ -98,6 +103,7 @@ impl Daemon {
         if self.caretaker.join().is_err() {
             tracing::error!("the caretaker had panicked");
         }
+        drop(self.rounds);
         drop(self.server);
         tracing::info!("stopped");
     }

@@ -19,6 +19,7 @@
 //! | [`live`] | the snapshot in force |
 //! | [`stats`] | counters and the conservation law |
 //! | [`node`] | publications in order, with [`validate`], [`compile`], [`diff`], [`uplink`] |
+//! | [`rounds`] | which conversations are the kernel's |
 //! | [`report`] | what the dataplane says about itself |
 //! | [`trunk`] | the veth pair of all pods |
 //! | [`server`] | the Unix socket |
@@ -44,6 +45,7 @@ pub mod ports;
 pub mod pulse;
 pub mod report;
 pub mod rest;
+pub mod rounds;
 pub mod server;
 pub mod stats;
 mod timers;

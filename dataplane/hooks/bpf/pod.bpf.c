@@ -2,10 +2,12 @@
  * Hook `pod`: TCX ingress on the host side of a pod's veth. Everything a pod sends comes here.
  *
  * Guards the source (MAC, address, ARP and neighbour discovery) before anything else is looked
- * at, carries flows that are offloaded, leaves the kernel what is the kernel's, and sends the rest
+ * at, carries flows that are offloaded, leaves the kernel what is the kernel's (by destination, or
+ * because it translates the conversation), and sends the rest
  * whole, GSO included, to the trunk's queue of the worker that owns the flow. It changes no byte
  * of a packet that it does not carry itself.
  */
+#include "conntrack.h"
 #include "flow_hash.h"
 #include "heartbeat.h"
 #include "offload_skb.h"
@@ -119,6 +121,8 @@ static __always_inline __u32 classify_ip4(struct __sk_buff *skb, const struct fr
 			return outcome;
 	}
 	outcome = classify_destination(ip->daddr, config);
+	if (outcome == TO_KERNEL && kind == KIND_PLAIN)
+		note_source4(frame, ip);
 	if (outcome != TO_WORKER)
 		return outcome;
 	outcome = guard_link_destination(frame, pod);
@@ -126,13 +130,19 @@ static __always_inline __u32 classify_ip4(struct __sk_buff *skb, const struct fr
 		return outcome;
 	if (kind == KIND_OPTIONS)
 		return TO_KERNEL;
+	if (kind == KIND_PLAIN && is_kernels4(&(struct context){ .skb = skb }, frame, ip))
+		return TO_KERNEL;
 	/* All fragments of a datagram meet at one worker: none but the first has ports. */
 	if (kind == KIND_PLAIN)
 		l4_ports(frame, ip->protocol, &sport, &dport);
-	return steer(skb,
-		     flow_hash(bpf_ntohl(ip->saddr), bpf_ntohl(ip->daddr), sport, dport,
-			       ip->protocol),
-		     config);
+	outcome = steer(skb,
+			flow_hash(bpf_ntohl(ip->saddr), bpf_ntohl(ip->daddr), sport, dport,
+				  ip->protocol),
+			config);
+	/* A connection that the kernel now begins to translate stays with it. */
+	if (outcome == FALLBACK && kind == KIND_PLAIN && ip->protocol == IPPROTO_TCP)
+		note_source4(frame, ip);
+	return outcome;
 }
 
 #include "pod6.h"

@@ -166,10 +166,15 @@ static __always_inline __u32 classify_ip6(struct __sk_buff *skb, struct frame *f
 	outcome = guard_icmp6(frame, ip, &upper, pod);
 	if (outcome == TO_WORKER)
 		outcome = classify_destination6(destination6(ip));
+	if (outcome == TO_KERNEL && kind == KIND_PLAIN && !upper.extended)
+		note_source6(frame, ip);
 	if (outcome != TO_WORKER)
 		return outcome;
 	if (is_link_local6(source6(ip)))
 		return TO_KERNEL;
 	outcome = guard_link_destination(frame, pod);
+	if (outcome == TO_WORKER && kind == KIND_PLAIN && !upper.extended &&
+	    is_kernels6(&(struct context){ .skb = skb }, frame, ip))
+		return TO_KERNEL;
 	return outcome == TO_WORKER ? steer6(skb, frame, ip, kind, &upper, config) : outcome;
 }

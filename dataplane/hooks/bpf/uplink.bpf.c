@@ -6,6 +6,7 @@
  * workers', who follow datagrams and give back those that are not ours. A queue without a worker, or whose worker
  * is away, passes to the kernel.
  */
+#include "conntrack.h"
 #include "heartbeat.h"
 #include "offload_xdp.h"
 #include "uplink6.h"
@@ -89,13 +90,18 @@ static __always_inline __u32 classify_local(struct xdp_md *xdp, const struct fra
 	if (is_multicast(ip->daddr) || is_broadcast(ip->daddr) || kind == KIND_OPTIONS)
 		return TO_KERNEL;
 	if (pod_at(ip->daddr))
-		return TO_WORKER;
+		return kind == KIND_PLAIN &&
+				       is_kernels4(&(struct context){ .xdp = xdp }, frame, ip)
+			       ? TO_KERNEL
+			       : TO_WORKER;
 	if (ip->daddr == config->snat_address &&
 	    (kind == KIND_FRAGMENT ? has_snat(config) : is_snat_reply(frame, ip->protocol, config)))
 		return TO_WORKER;
-	if (ip->daddr == config->snat_address || is_kernel_address(ip->daddr))
-		return TO_KERNEL;
-	return TO_WORKER;
+	if (ip->daddr != config->snat_address && !is_kernel_address(ip->daddr))
+		return TO_WORKER;
+	if (kind == KIND_PLAIN)
+		note_source4(frame, ip);
+	return TO_KERNEL;
 }
 
 /* TO_WORKER for what a worker forwards or names. */

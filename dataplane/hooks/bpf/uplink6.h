@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include "conntrack.h"
 #include "offload_xdp.h"
 
 /* What of this is never a worker's, whoever it is for. */
@@ -26,6 +27,7 @@ static __always_inline __u32 classify_local6(struct xdp_md *xdp, const struct fr
 	int for_pod = pod_at6(destination) != 0;
 	struct upper upper;
 	__u32 kind, outcome;
+	int plain;
 
 	if (!for_pod && is_unspecified6(&config->node6))
 		return TO_KERNEL;
@@ -38,7 +40,8 @@ static __always_inline __u32 classify_local6(struct xdp_md *xdp, const struct fr
 		return kind;
 	if (kind == KIND_WORKER)
 		return TO_WORKER;
-	if (kind == KIND_PLAIN && !upper.extended) {
+	plain = kind == KIND_PLAIN && !upper.extended;
+	if (plain) {
 		outcome = offload_xdp6(xdp, frame, ip, config, action);
 		if (outcome != TO_WORKER)
 			return outcome;
@@ -46,9 +49,13 @@ static __always_inline __u32 classify_local6(struct xdp_md *xdp, const struct fr
 	if (is_for_kernel6(frame, ip, &upper))
 		return TO_KERNEL;
 	if (for_pod)
+		return plain && is_kernels6(&(struct context){ .xdp = xdp }, frame, ip) ? TO_KERNEL
+											: TO_WORKER;
+	if (!same6(destination, &config->node6) && !is_kernel_address6(destination))
 		return TO_WORKER;
-	return same6(destination, &config->node6) || is_kernel_address6(destination) ? TO_KERNEL
-										     : TO_WORKER;
+	if (plain)
+		note_source6(frame, ip);
+	return TO_KERNEL;
 }
 
 static __always_inline __u32 classify_frame6(struct xdp_md *xdp, const struct frame *frame,

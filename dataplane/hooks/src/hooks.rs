@@ -15,6 +15,7 @@ use penstock_xsk::{AttachError, link};
 use crate::counters::{HookCounters, HookKind};
 use crate::error::HookError;
 use crate::flows::FlowMap;
+use crate::kernel_ends::KernelEnds;
 use crate::layout::{self, HookConfig, PodEntry};
 use crate::limits::{MAX_KERNEL_CIDRS, MAX_QUEUES, MAX_SLOTS};
 
@@ -86,6 +87,8 @@ struct Maps {
     flows4: MapHandle,
     flows6: MapHandle,
     pod_devices: MapHandle,
+    kernel_ends: MapHandle,
+    kernel_round: MapHandle,
 }
 
 impl Hooks {
@@ -107,6 +110,18 @@ impl Hooks {
         Ok(FlowMap::new(
             own(&self.maps.flows4)?,
             own(&self.maps.flows6)?,
+        ))
+    }
+
+    /// The filter for conversations the kernel translates, for whoever begins its rounds.
+    ///
+    /// # Errors
+    /// [`HookError::Load`] when the maps' descriptors cannot be duplicated.
+    pub fn kernel_ends(&self) -> Result<KernelEnds, HookError> {
+        let own = |map| MapHandle::try_from(map).map_err(|source| HookError::Load { source });
+        Ok(KernelEnds::new(
+            own(&self.maps.kernel_ends)?,
+            own(&self.maps.kernel_round)?,
         ))
     }
 
@@ -134,6 +149,8 @@ impl Hooks {
             flows4: map(object, "flows4")?,
             flows6: map(object, "flows6")?,
             pod_devices: map(object, "pod_devices")?,
+            kernel_ends: map(object, "kernel_ends")?,
+            kernel_round: map(object, "kernel_round")?,
         };
         Ok(Self {
             programs,
@@ -518,7 +535,7 @@ fn within(what: &'static str, got: u32, end: u32) -> Result<(), HookError> {
     }
 }
 
-fn put(
+pub(crate) fn put(
     map: &MapHandle,
     key: &[u8],
     value: &[u8],
@@ -528,7 +545,7 @@ fn put(
         .map_err(|source| map_error("write", object(), map, source))
 }
 
-fn get(
+pub(crate) fn get(
     map: &MapHandle,
     key: &[u8],
     object: impl Fn() -> String,

@@ -20,6 +20,7 @@ mod counters;
 mod error;
 pub mod flows;
 mod hooks;
+mod kernel_ends;
 mod layout;
 pub mod limits;
 
@@ -27,6 +28,7 @@ pub use counters::{HookCounters, HookKind};
 pub use error::HookError;
 pub use flows::FlowMap;
 pub use hooks::{HookLink, Hooks, Lapse};
+pub use kernel_ends::KernelEnds;
 pub use layout::{HookConfig, ImdsAccess, Offload, PodEntry, SnatRange};
 
 #[cfg(test)]

@@ -21,3 +21,7 @@ pub const TRUNK_SLOT: u32 = 0;
 /// How long the kernel keeps a worker's traffic after its heartbeat has come back, in
 /// nanoseconds: a worker that stutters must not make flows jump between paths.
 pub const RETURN_AFTER_NS: u64 = 100_000_000;
+
+/// Slots of the filter for ends of conversations that kernel conntrack translates; a power of two.
+/// With 10,000 such conversations fewer than one packet in six asks conntrack in vain.
+pub const KERNEL_END_SLOTS: u32 = 1 << 17;

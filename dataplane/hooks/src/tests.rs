@@ -5,6 +5,7 @@
 //! nowhere.
 
 mod carrier;
+mod conntrack;
 mod flow_hash;
 mod heartbeat;
 mod ip6;
