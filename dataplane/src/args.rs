@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
+use penstock_dataplane_api as api;
 
 use crate::cpu::CoreList;
 
@@ -47,6 +48,15 @@ pub struct Args {
           value_parser = clap::value_parser!(u32).range(1_024..=16_777_216))]
     pub flows6: u32,
 
+    /// Whether established flows are carried by the hooks, past the workers; can be switched later.
+    #[arg(
+        long,
+        env = "PENSTOCK_OFFLOAD",
+        value_enum,
+        default_value = "established"
+    )]
+    pub offload: Offload,
+
     /// Huge pages for the UMEM.
     #[arg(long, env = "PENSTOCK_HUGE_PAGES", value_enum, default_value = "try")]
     pub huge_pages: HugePages,
@@ -63,6 +73,24 @@ pub enum Idle {
     Spin,
     /// Sleep in poll(2) after a short while without packets.
     Poll,
+}
+
+/// Which flows the hooks carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Offload {
+    /// None: every packet goes through a worker.
+    Off,
+    /// Established ones.
+    Established,
+}
+
+impl From<Offload> for api::Offload {
+    fn from(setting: Offload) -> Self {
+        match setting {
+            Offload::Off => Self::Off,
+            Offload::Established => Self::Established,
+        }
+    }
 }
 
 /// Whether the UMEM lies in huge pages.
@@ -94,6 +122,7 @@ mod tests {
         let args = Args::try_parse_from(["penstock-dataplane"]).unwrap();
         assert_eq!(args.workers, 1);
         assert_eq!(args.idle, Idle::Poll);
+        assert_eq!(args.offload, Offload::Established);
     }
 
     #[test]
@@ -104,6 +133,7 @@ mod tests {
             ["--umem-frames", "1"],
             ["--flows", "0"],
             ["--idle", "doze"],
+            ["--offload", "all"],
             ["--cores", "3-1"],
         ] {
             let arguments = ["penstock-dataplane"].into_iter().chain(bad);

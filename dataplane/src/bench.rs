@@ -9,6 +9,7 @@ use penstock_packet::icmp::MAX_ERROR;
 use penstock_xsk::{Batch, Packet};
 
 use crate::exchange::{Exchange, Origin};
+use crate::line::Line;
 use crate::ports::{Ports, Way};
 use crate::stats::Tally;
 use crate::worker::Scene;
@@ -19,6 +20,7 @@ pub(crate) struct Bench {
     pub(crate) ports: Ports,
     pub(crate) engine: Engine,
     pub(crate) exchange: Exchange,
+    pub(crate) line: Line,
     pub(crate) tally: Tally,
     /// Fragments that came before their first.
     pub(crate) held: Waiting<(Packet, Ingress, bool)>,
@@ -105,6 +107,11 @@ impl Bench {
             };
             self.judge_alone(packet, scene);
         }
+    }
+
+    /// Tells the clerk what the engine wishes, and the engine what the clerk says.
+    pub(crate) fn talk(&mut self, snapshot: &Snapshot, now: Timestamp) -> usize {
+        self.line.talk(&mut self.engine, snapshot, now)
     }
 
     /// Drops the fragments whose first one did not come.

@@ -67,6 +67,17 @@ pub fn hook_slot(id: UplinkId) -> u32 {
     u32::from(id.0) + 1
 }
 
+/// What is known here and not published.
+#[derive(Debug, Clone, Copy)]
+pub struct Local {
+    /// Number the snapshot gets.
+    pub epoch: u64,
+    /// MAC of the trunk's kernel end.
+    pub trunk_mac: [u8; 6],
+    /// Whether established flows are offered to the hooks.
+    pub offload: api::Offload,
+}
+
 /// What workers forward by.
 ///
 /// # Errors
@@ -75,7 +86,7 @@ pub fn flow_snapshot(
     snapshot: &api::Snapshot,
     slots: &mut Slots,
     bound: &BTreeSet<UplinkId>,
-    (epoch, trunk_mac): (u64, [u8; 6]),
+    local: &Local,
 ) -> Result<Snapshot, Vec<String>> {
     let mut problems = Vec::new();
     let mut uplinks = Vec::new();
@@ -102,10 +113,10 @@ pub fn flow_snapshot(
         return Err(problems);
     }
     let config = Config {
-        epoch,
+        epoch: local.epoch,
         primary_address: snapshot.node.primary_address,
         primary_address6: snapshot.node.primary_address6,
-        trunk_mac,
+        trunk_mac: local.trunk_mac,
         vpc_cidrs: cidrs(snapshot.vpc_cidrs.iter().copied()),
         kernel_cidrs: cidrs(snapshot.kernel_cidrs.iter().copied()),
         snat: flow_snat(&snapshot.snat),
@@ -113,19 +124,19 @@ pub fn flow_snapshot(
             api::Access::Allow => Access::Allow,
             api::Access::Deny => Access::Deny,
         },
-        tuning: tuning(&snapshot.flow),
+        tuning: tuning(&snapshot.flow, local.offload),
         uplinks,
         endpoints,
     };
     Snapshot::compile(config).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
 
-fn tuning(settings: &api::FlowSettings) -> Tuning {
+fn tuning(settings: &api::FlowSettings, offload: api::Offload) -> Tuning {
     Tuning {
         timeouts: timeouts(&settings.timers),
         flows_per_pod: settings.flows_per_pod.and_then(NonZeroU32::new),
         mss_clamp: settings.mss_clamp,
-        offload: false,
+        offload: offload == api::Offload::Established,
     }
 }
 
@@ -180,13 +191,13 @@ fn cidrs(nets: impl Iterator<Item = IpNet>) -> Vec<Cidr> {
     .collect()
 }
 
-/// What hooks decide by; `epoch` is the workers'.
+/// What hooks decide by.
 #[must_use]
 pub fn hook_config(
     snapshot: &api::Snapshot,
     trunk_ifindex: u32,
     workers: u32,
-    epoch: u64,
+    local: &Local,
 ) -> HookConfig {
     let snat = &snapshot.snat;
     HookConfig {
@@ -202,8 +213,11 @@ pub fn hook_config(
             api::Access::Allow => ImdsAccess::Allow,
             api::Access::Deny => ImdsAccess::Deny,
         },
-        offload: Offload::Off,
-        epoch: hook_epoch(epoch),
+        offload: match local.offload {
+            api::Offload::Off => Offload::Off,
+            api::Offload::Established => Offload::Established,
+        },
+        epoch: hook_epoch(local.epoch),
         stale_after: crate::pulse::STALE_AFTER,
     }
 }
@@ -270,6 +284,14 @@ mod tests {
 
     const TRUNK: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
+    fn local(epoch: u64) -> Local {
+        Local {
+            epoch,
+            trunk_mac: TRUNK,
+            offload: api::Offload::Established,
+        }
+    }
+
     #[test]
     fn an_eni_keeps_its_number() {
         let mut slots = Slots::default();
@@ -287,7 +309,7 @@ mod tests {
         let mut slots = Slots::default();
         let published = fixture::snapshot();
         let bound = BTreeSet::from([UplinkId(1)]);
-        let compiled = flow_snapshot(&published, &mut slots, &bound, (7, TRUNK)).unwrap();
+        let compiled = flow_snapshot(&published, &mut slots, &bound, &local(7)).unwrap();
         assert_eq!(compiled.epoch(), 7);
         assert_eq!(compiled.uplink(UplinkId(0)).unwrap().gateway_mac, None);
         assert!(compiled.uplink(UplinkId(1)).unwrap().gateway_mac.is_some());
@@ -304,12 +326,12 @@ mod tests {
         let mut slots = Slots::default();
         let mut published = fixture::snapshot();
         let bound = BTreeSet::from([UplinkId(0), UplinkId(1)]);
-        let known = flow_snapshot(&published, &mut slots, &bound, (1, TRUNK)).unwrap();
+        let known = flow_snapshot(&published, &mut slots, &bound, &local(1)).unwrap();
         for uplink in &mut published.uplinks {
             uplink.gateway_mac = None;
         }
-        let asking = flow_snapshot(&published, &mut slots, &bound, (2, TRUNK)).unwrap();
-        let never = flow_snapshot(&published, &mut Slots::default(), &bound, (3, TRUNK)).unwrap();
+        let asking = flow_snapshot(&published, &mut slots, &bound, &local(2)).unwrap();
+        let never = flow_snapshot(&published, &mut Slots::default(), &bound, &local(3)).unwrap();
         for id in bound {
             let mac = |snapshot: &Snapshot| snapshot.uplink(id).unwrap().gateway_mac;
             assert!(mac(&known).is_some());
@@ -325,7 +347,7 @@ mod tests {
 
     #[test]
     fn the_hooks_are_told_the_workers_epoch() {
-        let config = hook_config(&fixture::snapshot(), 5, 2, (7 << 32) | 9);
+        let config = hook_config(&fixture::snapshot(), 5, 2, &local((7 << 32) | 9));
         assert_eq!(config.epoch, 9);
         assert_eq!(config.node6, Some(fixture::PRIMARY6));
     }
@@ -333,8 +355,8 @@ mod tests {
     #[test]
     fn external_snat_leaves_the_hooks_no_range() {
         let mut published = fixture::snapshot();
-        assert!(hook_config(&published, 5, 2, 1).snat.is_some());
+        assert!(hook_config(&published, 5, 2, &local(1)).snat.is_some());
         published.snat.mode = api::SnatMode::External;
-        assert!(hook_config(&published, 5, 2, 1).snat.is_none());
+        assert!(hook_config(&published, 5, 2, &local(1)).snat.is_none());
     }
 }

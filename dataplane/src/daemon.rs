@@ -22,12 +22,14 @@ use penstock_xsk::{Batch, Port, PortConfig, Umem, UmemConfig};
 
 use crate::args::{Args, HugePages};
 use crate::bench::Bench;
+use crate::clerk::{Clerk, Client};
 use crate::compile;
 use crate::cpu::{self, CoreList};
 use crate::crew::{COMMANDS, Hand};
 use crate::errand::Errands;
 use crate::exchange::Exchange;
 use crate::handoff;
+use crate::line::{Line, Queues};
 use crate::live::Live;
 use crate::node::{Node, Parts};
 use crate::ports::{NewPort, Ports};
@@ -142,6 +144,12 @@ impl Service for Office {
                 .counters()
                 .map(|counters| Response::Counters(Box::new(counters))),
             Request::Flows { limit } => Ok(Response::Flows(node.flows(limit))),
+            Request::Offload(setting) => {
+                return match node.set_offload(setting) {
+                    Ok(generation) => Response::Applied { generation },
+                    Err(message) => Response::Error { message },
+                };
+            }
         };
         answer.unwrap_or_else(|error| Response::Error {
             message: error.to_string(),
@@ -164,6 +172,8 @@ fn build(args: &Args) -> anyhow::Result<Node> {
         wakes: wakes(args.workers)?,
         cores: args.cores.clone().or_else(CoreList::allowed),
         trunk_ports: Vec::new(),
+        clerk_wake: Arc::new(Wake::new().context("create an eventfd")?),
+        clients: Vec::new(),
     };
     let mut crew = Vec::new();
     let lanes = handoff::mesh(args.workers as usize);
@@ -171,6 +181,7 @@ fn build(args: &Args) -> anyhow::Result<Node> {
         let exchange = Exchange::new(ends, start.wakes.clone());
         crew.push(start.worker(index, exchange, &trunk, &hooks)?);
     }
+    let clerk = Clerk::start(hooks.flow_map()?, start.clients, start.clerk_wake);
     // The end packets arrive at first: what is sent into trunk0 must find its way.
     let trunk_links = vec![
         hooks.attach_trunk_rx(trunk.worker_side.index)?,
@@ -180,6 +191,8 @@ fn build(args: &Args) -> anyhow::Result<Node> {
         trunk_links,
         hooks,
         crew,
+        clerk: clerk.context("start the clerk")?,
+        offload: args.offload.into(),
         trunk,
         trunk_ports: start.trunk_ports,
         live,
@@ -201,6 +214,8 @@ struct Start<'a> {
     wakes: Vec<Arc<Wake>>,
     cores: Option<CoreList>,
     trunk_ports: Vec<Arc<PortCells>>,
+    clerk_wake: Arc<Wake>,
+    clients: Vec<Client>,
 }
 
 impl Start<'_> {
@@ -239,12 +254,19 @@ impl Start<'_> {
         })
         .context("memory for the flow tables")?;
         let wake = Arc::clone(&self.wakes[index as usize]);
+        let queues = Arc::new(Queues::new());
+        self.clients.push(Client {
+            queues: Arc::clone(&queues),
+            wake: Arc::clone(&wake),
+            places: engine.places(),
+        });
         let cells = Arc::new(Cells::default());
         let commands = Arc::new(ArrayQueue::new(COMMANDS));
         let seed = Seed {
             ports: Ports::new(umem, trunk_port),
             engine,
             exchange,
+            line: Line::new(queues, Arc::clone(&self.clerk_wake)),
             pulse: Pulse::new(Arc::clone(&self.stamps), index),
             live: Arc::clone(&self.live),
             errands: Errands::new(Arc::clone(&commands), Arc::clone(&wake), Arc::clone(&cells)),
@@ -271,6 +293,7 @@ struct Seed {
     ports: Ports,
     engine: Engine,
     exchange: Exchange,
+    line: Line,
     pulse: Pulse,
     live: Arc<Live<Snapshot>>,
     errands: Errands,
@@ -306,6 +329,7 @@ fn spawn(index: u32, core: Option<usize>, seed: Seed) -> io::Result<(JoinHandle<
                     ports: seed.ports,
                     engine: seed.engine,
                     exchange: seed.exchange,
+                    line: seed.line,
                     tally: Tally::default(),
                     held: Waiting::new(),
                 },

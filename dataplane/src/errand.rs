@@ -64,6 +64,8 @@ impl Errands {
         self.gauges.flows_created = engine.flows_created;
         self.gauges.flows_expired = engine.flows_expired;
         self.gauges.snat_ports = engine.snat_ports;
+        self.gauges.offloaded = engine.offloaded;
+        self.gauges.offload_deferred = engine.offload_deferred;
         self.cells.publish(&bench.tally, &self.gauges);
         bench.ports.publish();
     }

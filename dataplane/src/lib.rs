@@ -16,6 +16,7 @@
 //! | [`pulse`], [`clock`] | heartbeat, the one clock |
 //! | [`rest`], [`wake`] | sleeping and being woken |
 //! | [`errand`], [`crew`] | commands in, counters out: the worker's end, the control side's end |
+//! | [`line`], [`clerk`] | established flows to the hooks: the worker's end, the thread with the maps |
 //! | [`live`] | the snapshot in force |
 //! | [`stats`] | counters and the conservation law |
 //! | [`node`] | publications in order, with [`validate`], [`compile`], [`diff`], [`uplink`] |
@@ -30,6 +31,7 @@
 
 pub mod args;
 mod bench;
+pub mod clerk;
 pub mod clock;
 pub mod compile;
 pub mod cpu;
@@ -39,6 +41,7 @@ pub mod diff;
 pub mod errand;
 pub mod exchange;
 pub mod handoff;
+pub mod line;
 pub mod live;
 pub mod node;
 pub mod ports;

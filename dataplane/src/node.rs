@@ -19,7 +19,8 @@ use penstock_dataplane_api::{Response, Snapshot, UplinkMode};
 use penstock_flow::UplinkId;
 use penstock_hooks::{HookError, HookLink, Hooks};
 
-use crate::compile::{self, Slots};
+use crate::clerk::{Clerk, PodDevice, Terrain};
+use crate::compile::{self, Local, Slots};
 use crate::crew::{self, Command, Hand};
 use crate::diff;
 use crate::live::Live;
@@ -37,6 +38,8 @@ pub struct Node {
     pub(crate) trunk_links: Vec<HookLink>,
     pub(crate) hooks: Hooks,
     pub(crate) crew: Vec<Hand>,
+    pub(crate) clerk: Clerk,
+    pub(crate) offload: api::Offload,
     pub(crate) trunk: Trunk,
     pub(crate) trunk_ports: Vec<Arc<PortCells>>,
     pub(crate) live: Arc<Live<penstock_flow::Snapshot>>,
@@ -55,6 +58,10 @@ pub struct Parts {
     pub hooks: Hooks,
     /// The running workers.
     pub crew: Vec<Hand>,
+    /// The keeper of offloaded flows.
+    pub clerk: Clerk,
+    /// Whether established flows are offloaded.
+    pub offload: api::Offload,
     /// The trunk.
     pub trunk: Trunk,
     /// Counters of the trunk's sockets.
@@ -75,6 +82,8 @@ impl Node {
             trunk_links: parts.trunk_links,
             hooks: parts.hooks,
             crew: parts.crew,
+            clerk: parts.clerk,
+            offload: parts.offload,
             trunk: parts.trunk,
             trunk_ports: parts.trunk_ports,
             live: parts.live,
@@ -179,18 +188,61 @@ impl Node {
         snapshot: &Snapshot,
         bound: &BTreeSet<UplinkId>,
     ) -> Result<penstock_flow::Snapshot, Vec<String>> {
-        let epoch = self.live.number() + 1;
-        let trunk_mac = self.trunk.kernel_side.mac.unwrap_or_default();
-        compile::flow_snapshot(snapshot, &mut self.slots, bound, (epoch, trunk_mac))
+        let local = self.local();
+        compile::flow_snapshot(snapshot, &mut self.slots, bound, &local)
+    }
+
+    /// What the next snapshot is compiled with.
+    fn local(&self) -> Local {
+        Local {
+            epoch: self.live.number() + 1,
+            trunk_mac: self.trunk.kernel_side.mac.unwrap_or_default(),
+            offload: self.offload,
+        }
+    }
+
+    /// Where the clerk finds things under a snapshot.
+    fn terrain(&self, snapshot: &Snapshot, epoch: u64) -> Terrain {
+        let pods = snapshot.endpoints.iter().flat_map(|endpoint| {
+            let device = PodDevice {
+                ifindex: endpoint.ifindex,
+                takes_xdp: false,
+            };
+            endpoint.addresses.iter().map(move |at| (*at, device))
+        });
+        let uplinks = self.uplinks.iter();
+        Terrain {
+            epoch,
+            pods: pods.collect(),
+            uplinks: uplinks
+                .map(|(id, bound)| (*id, bound.identity.ifindex))
+                .collect(),
+        }
+    }
+
+    /// Switches offload; what is in the hooks is taken back by its owners.
+    ///
+    /// # Errors
+    /// Why it is not in force everywhere.
+    pub fn set_offload(&mut self, setting: api::Offload) -> Result<u64, String> {
+        self.offload = setting;
+        tracing::info!(?setting, "offload");
+        let Some(current) = self.current.clone() else {
+            return Ok(0);
+        };
+        self.swap(&current)?;
+        Ok(current.generation)
     }
 
     /// Swaps the workers' snapshot, waits until all have passed it, and tells the hooks its epoch:
     /// what they carry by themselves is then decided anew. The old one is freed here.
     fn swap(&mut self, snapshot: &Snapshot) -> Result<(), String> {
         let bound = self.uplinks.keys().copied().collect();
+        let local = self.local();
         let compiled = self
             .compile(snapshot, &bound)
             .map_err(|problems| problems.join("; "))?;
+        self.clerk.tell(self.terrain(snapshot, local.epoch));
         let (number, before) = self.live.publish(compiled);
         let late = crew::laggards(&self.crew, number);
         if !late.is_empty() {
@@ -199,8 +251,9 @@ impl Node {
         }
         drop(before);
         let trunk = self.trunk.kernel_side.index;
-        let config = compile::hook_config(snapshot, trunk, self.workers(), number);
+        let config = compile::hook_config(snapshot, trunk, self.workers(), &local);
         let configured = self.hooks.configure(&config);
+        self.clerk.revise();
         configured.map_err(|error| error.to_string())
     }
 
@@ -307,6 +360,9 @@ impl Node {
         if let Some(dead) = self.crew.iter().position(|hand| hand.thread.is_finished()) {
             return Err(format!("worker {dead} is dead; start the dataplane again"));
         }
+        if self.clerk.is_finished() {
+            return Err("the clerk is dead; start the dataplane again".to_owned());
+        }
         let gone: Vec<UplinkId> = self
             .uplinks
             .iter()
@@ -356,6 +412,7 @@ impl Node {
                 tracing::error!("a worker had panicked");
             }
         }
+        self.clerk.stop();
         self.trunk_links.clear();
         outcome
     }

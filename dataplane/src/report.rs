@@ -1,7 +1,9 @@
 //! What the dataplane says about itself: status, counters, flows.
 
+use std::sync::atomic::Ordering;
+
 use penstock_dataplane_api::{
-    Counters, DropCount, FlowRow, HookReport, Status, UplinkMode, UplinkReport,
+    Counters, DropCount, FlowRow, HookReport, OffloadReport, Status, UplinkMode, UplinkReport,
 };
 use penstock_flow::{FlowView, OutIf};
 use penstock_hooks::{HookCounters, HookError, limits};
@@ -37,8 +39,20 @@ impl Node {
             endpoints: u32::try_from(self.attached_pods()).unwrap_or(u32::MAX),
             workers: self.workers(),
             fallback_queues: u32::try_from(away).unwrap_or(u32::MAX),
+            offload: self.offload_report(),
             uplinks: self.uplink_reports(),
         })
+    }
+
+    fn offload_report(&self) -> OffloadReport {
+        let cells = &self.clerk.cells;
+        OffloadReport {
+            setting: self.offload,
+            flows: cells.flows.load(Ordering::Relaxed),
+            installed: cells.installed.load(Ordering::Relaxed),
+            removed: cells.removed.load(Ordering::Relaxed),
+            refused: cells.refused.load(Ordering::Relaxed),
+        }
     }
 
     fn uplink_reports(&mut self) -> Vec<UplinkReport> {
@@ -82,9 +96,10 @@ impl Node {
         })
     }
 
-    /// Up to `limit` flows of all workers.
+    /// Up to `limit` flows of all workers, with what hooks carried of them.
     #[must_use]
     pub fn flows(&self, limit: u32) -> Vec<FlowRow> {
+        self.clerk.look_now();
         let limit = usize::try_from(limit).unwrap_or(MAX_FLOWS).min(MAX_FLOWS);
         let mut rows = Vec::new();
         for (worker, hand) in (0..).zip(&self.crew) {

@@ -41,7 +41,7 @@ impl Rest {
             return;
         }
         errands.wake().sleep(
-            || bench.exchange.has_waiting() || errands.is_waiting(),
+            || bench.exchange.has_waiting() || bench.line.has_news() || errands.is_waiting(),
             || {
                 let mut fds = Vec::with_capacity(bench.ports.count() + 1);
                 fds.push(errands.wake().as_fd());

@@ -68,6 +68,10 @@ counters! {
         flows_expired,
         /// SNAT ports in use now.
         snat_ports,
+        /// Flows now that hooks carry or may know.
+        offloaded,
+        /// Wishes about offload that found no room, since start.
+        offload_deferred,
         /// UMEM frames in the free list.
         frames_free,
         /// UMEM frames in fill rings or being received.
@@ -223,6 +227,8 @@ impl Cells {
             flows_created: gauges.flows_created,
             flows_expired: gauges.flows_expired,
             snat_ports: gauges.snat_ports,
+            offloaded: gauges.offloaded,
+            offload_deferred: gauges.offload_deferred,
             polls: totals.polls,
             busy_polls: totals.busy_polls,
             drops: self.drops(),

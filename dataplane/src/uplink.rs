@@ -1,4 +1,4 @@
-//! Driving an ENI: its program, its sockets, and whose they are.
+//! Driving an ENI: its programs, its sockets, and whose they are.
 //!
 //! Queue q belongs to worker q mod n. An interface whose program or sockets are refused stays as
 //! it was, with the kernel; a program that is not ours is never touched.
@@ -44,7 +44,9 @@ pub struct Bound {
     pub ports: Vec<Arc<PortCells>>,
     sockets: Vec<OwnedFd>,
     slot: u32,
+    // Dropped in this order: what XDP leaves to the hook behind it must find it.
     link: HookLink,
+    behind: HookLink,
 }
 
 impl Identity {
@@ -88,6 +90,14 @@ pub fn bind(
     let link = hooks
         .attach_uplink(identity.ifindex, slot, identity.mac)
         .map_err(|error| error.to_string())?;
+    let behind = match hooks.attach_uplink_tcx(identity.ifindex) {
+        Ok(behind) => behind,
+        Err(error) => {
+            drop(link);
+            forget(hooks, identity.ifindex);
+            return Err(error.to_string());
+        }
+    };
     let mut bound = Bound {
         identity,
         mode: UplinkMode::Copy,
@@ -95,6 +105,7 @@ pub fn bind(
         sockets: Vec::new(),
         slot,
         link,
+        behind,
     };
     let mut opened = Vec::new();
     for queue in 0..queues {
@@ -180,6 +191,7 @@ impl Bound {
             }
         }
         drop(self.link);
+        drop(self.behind);
         forget(hooks, self.identity.ifindex);
     }
 }

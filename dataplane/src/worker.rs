@@ -91,9 +91,10 @@ impl Worker {
         self.bench.drop_overdue(now);
         self.bench.ports.turn(&mut self.bench.tally);
         self.bench.exchange.notify();
+        let heard = self.bench.talk(snapshot, now);
         let expired = self.bench.engine.expire(now, EXPIRE_BUDGET);
         self.bench.tally.poll(packets > 0);
-        if packets > 0 || expired > 0 {
+        if packets > 0 || expired > 0 || heard > 0 {
             self.errands.publish(&self.bench);
         }
         packets > 0 || self.bench.ports.has_unsent()

@@ -1,6 +1,7 @@
 //! The main job, end to end: real sockets over every path a pod has, with the workers carrying the
-//! traffic and again with the dataplane stopped. Both must give the same verdicts, source addresses
-//! and TTLs, because both are held to the same expectations.
+//! traffic, with the hooks carrying what is established, and again with the dataplane stopped. All
+//! must give the same verdicts, source addresses and TTLs, because all are held to the same
+//! expectations.
 //!
 //! ```text
 //!   outside ── fabric ──┬── eth0 node1: pods a, b (eth0's addresses), s (eth1's)
@@ -28,14 +29,15 @@ const FRESH: u8 = 64;
 enum Path {
     Workers,
     TwoWorkers,
+    Hooks,
     Kernel,
 }
 
 /// Who must have carried a case's packets when the workers are up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Carrier {
-    /// Workers of the node, in both directions.
-    Workers,
+    /// Workers of the node, or its hooks for them, in both directions.
+    Dataplane,
     /// The node's own traffic: the hooks pass it to the kernel by design.
     Kernel,
 }
@@ -72,6 +74,18 @@ fn workers_carry_every_path_at_mtu_9001() {
 
 #[test]
 #[ignore = "needs root and network namespaces"]
+fn hooks_carry_every_path_at_mtu_1500() {
+    matrix("mh15", Path::Hooks, 1500);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn hooks_carry_every_path_at_mtu_9001() {
+    matrix("mh90", Path::Hooks, 9001);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
 fn the_kernel_path_agrees_at_mtu_1500() {
     matrix("mk15", Path::Kernel, 1500);
 }
@@ -86,6 +100,12 @@ fn the_kernel_path_agrees_at_mtu_9001() {
 #[ignore = "needs root and network namespaces"]
 fn external_snat_keeps_pod_addresses_both_ways_through_workers() {
     external("xw", Path::Workers);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn external_snat_keeps_pod_addresses_both_ways_through_the_hooks() {
+    external("xh", Path::Hooks);
 }
 
 #[test]
@@ -180,10 +200,15 @@ fn start(node: &Node, path: Path, mtu: u32, environment: &[(&str, &str)]) {
     overrides.extend(environment);
     match path {
         Path::Workers => {
-            node.start_dataplane(&[]).expect("dataplane");
+            node.start_dataplane(&["--offload", "off"])
+                .expect("dataplane");
         }
         Path::TwoWorkers => {
-            node.start_dataplane(&["--workers", "2"])
+            node.start_dataplane(&["--workers", "2", "--offload", "off"])
+                .expect("dataplane");
+        }
+        Path::Hooks => {
+            node.start_dataplane(&["--workers", "2", "--offload", "established"])
                 .expect("dataplane");
         }
         Path::Kernel => {}
@@ -236,7 +261,7 @@ fn case<'a>(name: &'a str, node: &'a Node, client: End<'a>, server: End<'a>) -> 
         source: client.address,
         hops: 1,
         node,
-        carrier: Carrier::Workers,
+        carrier: Carrier::Dataplane,
     }
 }
 
@@ -283,8 +308,13 @@ fn run(case: &Case<'_>, path: Path, mtu: u32) {
     if let Some(before) = before {
         let after = case.node.settled_counters().expect(case.name);
         match case.carrier {
-            Carrier::Workers => {
-                let carried = after.worker_rx() - before.worker_rx();
+            Carrier::Dataplane => {
+                let carried = after.carried() - before.carried();
+                let offloaded = after.offloaded() - before.offloaded();
+                match path {
+                    Path::Hooks => assert!(offloaded > carried / 2, "{}: {offloaded}", case.name),
+                    _ => assert_eq!(offloaded, 0, "{}", case.name),
+                }
                 // Requests and replies of both protocols and sizes, and at least a handshake.
                 assert!(
                     carried >= u64::from(8 * ECHOES) + 4,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use penstock_dataplane_api::Offload;
 
 use crate::lab::LabCommand;
 
@@ -57,6 +58,12 @@ pub(crate) enum Command {
     },
     /// Show what there is.
     Get(GetArguments),
+    /// Whether established flows are carried by the hooks, past the workers, until the dataplane is
+    /// started again.
+    Offload {
+        /// The setting.
+        setting: OffloadSetting,
+    },
     /// A VPC on one machine, to try things in. Needs root.
     #[command(subcommand)]
     Lab(LabCommand),
@@ -105,6 +112,23 @@ pub(crate) enum Resource {
     Ports,
     /// BPF programs.
     Hooks,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OffloadSetting {
+    /// Every packet goes through a worker.
+    Off,
+    /// Established flows are offloaded.
+    Established,
+}
+
+impl From<OffloadSetting> for Offload {
+    fn from(setting: OffloadSetting) -> Self {
+        match setting {
+            OffloadSetting::Off => Self::Off,
+            OffloadSetting::Established => Self::Established,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -74,6 +74,13 @@ impl Daemons {
         }
     }
 
+    pub(crate) fn set_offload(&self, setting: dataplane::Offload) -> Result<(), Failure> {
+        match self.ask_dataplane(&dataplane::Request::Offload(setting))? {
+            dataplane::Response::Applied { .. } => Ok(()),
+            other => Err(unexpected(DATAPLANE, &other)),
+        }
+    }
+
     /// One line for each daemon, there or not.
     pub(crate) fn versions(&self, output: &mut impl Write) -> std::io::Result<()> {
         let control = self.control_status().map(|status| status.version);

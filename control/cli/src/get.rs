@@ -240,6 +240,8 @@ fn workers(mut workers: Vec<WorkerReport>) -> View {
         number("CREATED").wide(),
         number("EXPIRED").wide(),
         number("SNAT PORTS").wide(),
+        number("OFFLOADED").wide(),
+        number("DEFERRED").wide(),
         number("FRAMES FREE").wide(),
         number("FRAMES").wide(),
     ];
@@ -263,6 +265,8 @@ fn workers(mut workers: Vec<WorkerReport>) -> View {
             worker.flows_created.to_string(),
             worker.flows_expired.to_string(),
             worker.snat_ports.to_string(),
+            worker.offloaded.to_string(),
+            worker.offload_deferred.to_string(),
             worker.frames.free.to_string(),
             worker.frames.total.to_string(),
         ]

@@ -150,6 +150,8 @@ fn worker(index: u32, drops: Vec<DropCount>) -> WorkerReport {
         flows_created: 9,
         flows_expired: 2,
         snat_ports: 5,
+        offloaded: 3,
+        offload_deferred: 0,
         polls: 1000,
         busy_polls: 254,
         drops,

@@ -1,7 +1,7 @@
 //! `penstock`, the one command: looks inside a running node, and brings a lab up.
 //!
 //! It asks the two daemons over their sockets and prints what they say; it holds no state and
-//! changes nothing on a node. A lab ([`lab`]) is namespaces of its own. Standard output carries the answer, standard error the problems, and
+//! changes nothing on a node but the dataplane's offload switch. A lab ([`lab`]) is namespaces of its own. Standard output carries the answer, standard error the problems, and
 //! the exit status the verdict (see [`arguments`]).
 
 mod arguments;
@@ -55,6 +55,10 @@ fn run(arguments: &Arguments, output: &mut impl Write) -> Result<ExitCode, Failu
     match &arguments.command {
         Command::Status { format } => status::show(&daemons, *format, output),
         Command::Get(request) => get::show(&daemons, request, output),
+        Command::Offload { setting } => {
+            daemons.set_offload((*setting).into())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Lab(command) => lab::run(command, output),
         Command::Version => {
             writeln!(output, "penstock {}", env!("CARGO_PKG_VERSION"))?;

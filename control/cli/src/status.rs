@@ -4,7 +4,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use penstock_control_api::Status as ControlStatus;
-use penstock_dataplane_api::{Status as DataplaneStatus, UplinkMode, UplinkReport};
+use penstock_dataplane_api::{
+    Offload, OffloadReport, Status as DataplaneStatus, UplinkMode, UplinkReport,
+};
 use serde::Serialize;
 use serde_json::json;
 
@@ -178,15 +180,23 @@ fn dataplane_part(
         name,
         health: health_of(&problem),
         detail: format!(
-            "{}, pid {}, up {}, {} workers, {} pods, generation {}",
+            "{}, pid {}, up {}, {} workers, {} pods, {}, generation {}",
             status.version,
             status.pid,
             duration(status.uptime_seconds),
             status.workers,
             status.endpoints,
+            offload(&status.offload),
             status.generation
         ),
         problem,
+    }
+}
+
+fn offload(report: &OffloadReport) -> String {
+    match report.setting {
+        Offload::Off => "offload off".to_owned(),
+        Offload::Established => format!("{} flows offloaded", report.flows),
     }
 }
 

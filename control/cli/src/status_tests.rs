@@ -38,6 +38,7 @@ fn dataplane() -> DataplaneStatus {
         endpoints: 8,
         workers: 2,
         fallback_queues: 0,
+        offload: OffloadReport::default(),
         uplinks: vec![UplinkReport {
             eni_id: "eni-0a".to_owned(),
             ifname: "eth0".to_owned(),
@@ -71,7 +72,7 @@ fn a_healthy_node_on_one_page() {
         "\
 PART       HEALTH  DETAIL
 control    ok      0.1.0, pid 41, up 1h2m, i-0123 (m5.large), generation 5
-dataplane  ok      0.1.0, pid 42, up 59s, 2 workers, 8 pods, generation 5
+dataplane  ok      0.1.0, pid 42, up 59s, 2 workers, 8 pods, offload off, generation 5
 pool       ok      8 assigned, 1 cooling, 9 free of 18 addresses; at most 27
 eth0       ok      eni-0a, zero-copy, 2 queues
 

@@ -65,6 +65,18 @@ impl Counters {
         self.workers.iter().map(|worker| worker.rx).sum()
     }
 
+    /// Packets that hooks carried for the workers.
+    #[must_use]
+    pub fn offloaded(&self) -> u64 {
+        self.hooks.iter().map(|hook| hook.offloaded).sum()
+    }
+
+    /// Packets that went by the dataplane: workers received them, or hooks carried them.
+    #[must_use]
+    pub fn carried(&self) -> u64 {
+        self.worker_rx() + self.offloaded()
+    }
+
     /// Packets that one kind of hook passed to the kernel.
     #[must_use]
     pub fn to_kernel(&self, hook: &str) -> u64 {

@@ -16,8 +16,8 @@ mod snapshot;
 pub use flow::{FlowSettings, FlowTimers};
 pub use mac::{MacAddr, ParseMacError};
 pub use report::{
-    Bucket, Counters, DropCount, FlowRow, HookReport, PortReport, Status, UplinkMode, UplinkReport,
-    WorkerReport,
+    Bucket, Counters, DropCount, FlowRow, HookReport, Offload, OffloadReport, PortReport, Status,
+    UplinkMode, UplinkReport, WorkerReport,
 };
 pub use snapshot::{
     Access, Endpoint, Node, PortChoice, PortRange, Snapshot, Snat, SnatMode, Uplink,
@@ -38,6 +38,8 @@ pub enum Request {
     Status,
     /// All counters: hooks, workers, ports.
     Counters,
+    /// Switch offload; answered by `Applied` once it is in force. A restart forgets it.
+    Offload(Offload),
     /// Up to `limit` flows of all workers.
     Flows {
         /// Most rows to return; bounds the answer, not the table.

@@ -24,8 +24,36 @@ pub struct Status {
     pub workers: u32,
     /// Queues on which hooks pass to the kernel because their worker's heartbeat is stale.
     pub fallback_queues: u32,
+    /// Established flows and the hooks.
+    pub offload: OffloadReport,
     /// What became of each uplink.
     pub uplinks: Vec<UplinkReport>,
+}
+
+/// Which flows hooks carry by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Offload {
+    /// None: every packet goes through a worker.
+    #[default]
+    Off,
+    /// Those with packets in both directions and nothing left to decide.
+    Established,
+}
+
+/// Offload of established flows; counts are since start but for `flows`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OffloadReport {
+    /// What is in force.
+    pub setting: Offload,
+    /// Flows the hooks know now, both directions of each.
+    pub flows: u64,
+    /// Flows made known to them, also again after a change of rules.
+    pub installed: u64,
+    /// Flows they were made to forget.
+    pub removed: u64,
+    /// Flows that stayed with their worker because the hooks had no room for them.
+    pub refused: u64,
 }
 
 /// How an uplink is driven.
@@ -130,6 +158,10 @@ pub struct WorkerReport {
     pub flows_expired: u64,
     /// SNAT ports in use now.
     pub snat_ports: u64,
+    /// Flows now that hooks carry, or will or did a moment ago.
+    pub offloaded: u64,
+    /// Wishes about offload that found no room and are made again later, since start.
+    pub offload_deferred: u64,
     /// Loop iterations.
     pub polls: u64,
     /// Loop iterations that found work.

@@ -221,6 +221,12 @@ impl Engine {
         self.stats
     }
 
+    /// Places that flows can have, as [`crate::offload::Place::to_bits`] numbers them.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.four.table.capacity().max(self.six.table.capacity()) * 2
+    }
+
     /// Bytes of memory an IPv4 and an IPv6 flow take, both directions in all tables and timers.
     #[must_use]
     pub fn bytes_per_flow(&self) -> [usize; 2] {

@@ -35,6 +35,13 @@ impl Macs {
         let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (destination, source);
         Self([a, b, c, d, e, f, g, h, i, j, k, l])
     }
+
+    /// MAC of the next hop, and of the interface the frame leaves by.
+    #[must_use]
+    pub const fn parts(&self) -> ([u8; 6], [u8; 6]) {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.0;
+        ([a, b, c, d, e, f], [g, h, i, j, k, l])
+    }
 }
 
 /// Which end of a packet is replaced.

@@ -22,9 +22,15 @@ pub(crate) struct Dataplane {
 }
 
 impl Dataplane {
+    /// One whose workers see every packet.
     pub(crate) fn start(stage: &Stage, workers: u32) -> Self {
+        Self::start_with(stage, workers, &["--offload", "off"])
+    }
+
+    pub(crate) fn start_with(stage: &Stage, workers: u32, arguments: &[&str]) -> Self {
         let run_dir = tempfile::tempdir().unwrap();
-        let process = command(stage, run_dir.path(), workers).spawn().unwrap();
+        let mut command = command(stage, run_dir.path(), workers);
+        let process = command.args(arguments).spawn().unwrap();
         let mut dataplane = Self {
             process,
             socket: run_dir.path().join(SOCKET_NAME),

@@ -67,7 +67,7 @@ impl Rig {
         };
         let lab = Lab::up(config)?;
         let (node, other) = (&lab.nodes()[0], &lab.nodes()[1]);
-        node.start_dataplane(&["--cores", WORKER_CORE])?;
+        node.start_dataplane(&["--cores", WORKER_CORE, "--offload", "off"])?;
         node.start_control(&[])?;
         let pods = (0..count)
             .map(|n| node.add_pod("perf", &format!("p{n}")))

@@ -102,9 +102,7 @@ pub(crate) fn payload(random: &mut StdRng, headers: usize) -> Vec<u8> {
 
 /// Packets the node's workers have taken and its hooks have carried for them, once it is quiet.
 pub(crate) fn carried(node: &Node) -> u64 {
-    let counters = node.settled_counters().expect("counters");
-    let offloaded: u64 = counters.hooks.iter().map(|row| row.offloaded).sum();
-    counters.worker_rx() + offloaded
+    node.settled_counters().expect("counters").carried()
 }
 
 /// Waits until `endpoints` pods and every uplink of the node are the workers'.

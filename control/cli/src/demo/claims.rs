@@ -73,14 +73,14 @@ fn path(
         ping(client, server, ECHOES, 56)?.received + udp(client, server, ECHOES, 512)?.received;
     let stream = tcp(client, server, STREAM)?;
     let after = node.settled_counters()?;
-    let carried = after.worker_rx() - before.worker_rx();
+    let carried = after.carried() - before.carried();
     let seen = stream.at_server.map(|seen| *seen.source.ip());
     let holds = echoes == 2 * ECHOES
         && stream.corrupt == 0
         && seen == Some(source)
         && carried >= u64::from(4 * ECHOES);
     let proof = format!(
-        "{echoes}/{} echoes, {}, seen as {}; {carried} packets through workers, {} translated",
+        "{echoes}/{} echoes, {}, seen as {}; {carried} packets through workers and hooks, {} translated by workers",
         2 * ECHOES,
         rate(&stream),
         seen.map_or_else(|| "nobody".to_owned(), |address| address.to_string()),
