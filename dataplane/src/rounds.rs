@@ -17,7 +17,7 @@ use penstock_netlink::conntrack::{Conversation, conversations};
 
 /// Between rounds. What has ended is asked about for up to two of them.
 const PERIOD: Duration = Duration::from_secs(30);
-/// Between the first rounds, until which the hooks ask about everything.
+/// Before each of the first two rounds, until which the hooks ask about everything.
 const FIRST: Duration = Duration::from_secs(1);
 /// A round takes this share of the time at most: long lists are read less often.
 const SHARE: u32 = 20;
@@ -49,15 +49,15 @@ impl Rounds {
             .name("conversations".to_owned())
             .spawn(move || {
                 let mut pause = FIRST;
-                let mut trusted = true;
+                let (mut rounds, mut complete) = (0_u64, true);
                 while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                     let began = Instant::now();
-                    // After a failed list the round goes on until one succeeds.
-                    let done = trusted.then(|| ends.begin_round().map_err(RoundError::from));
-                    let done = done.unwrap_or(Ok(())).and_then(|()| note_all(&ends));
-                    pause = began.elapsed().saturating_mul(SHARE).max(PERIOD);
-                    trusted = done.is_ok();
-                    if let Err(error) = done {
+                    let outcome = round(&ends, complete);
+                    complete = outcome.is_ok();
+                    rounds += 1;
+                    let least = if rounds < 2 { FIRST } else { PERIOD };
+                    pause = began.elapsed().saturating_mul(SHARE).max(least);
+                    if let Err(error) = outcome {
                         tracing::warn!(%error, "conversations of the kernel are not listed");
                     }
                 }
@@ -78,7 +78,11 @@ impl Drop for Rounds {
     }
 }
 
-fn note_all(ends: &KernelEnds) -> Result<(), RoundError> {
+/// One round. After a list that failed the round goes on, `complete` is false, and nothing is forgotten.
+fn round(ends: &KernelEnds, complete: bool) -> Result<(), RoundError> {
+    if complete {
+        ends.begin_round()?;
+    }
     let mut noted = Ok(());
     conversations(|conversation| {
         if noted.is_ok() && is_kernels(conversation) {
