@@ -220,6 +220,7 @@ impl Agent {
             },
             dataplane_ports: self.config.snat_ports,
             imds: self.config.imds,
+            node_ports: self.config.node_ports,
         })
     }
 

@@ -76,6 +76,8 @@ pub struct Config {
     pub service_cidrs: Vec<Ipv4Net>,
     /// Networks routed by the main table whatever ENI the pod is on.
     pub external_service_cidrs: Vec<Ipv4Net>,
+    /// Whether pods' answers to NodePort clients leave by the primary ENI.
+    pub node_ports: bool,
     /// Whether pods may reach the instance metadata service.
     pub imds: Access,
     /// Whether ENIs that others attached without our tag are ours to use.
@@ -151,6 +153,7 @@ impl Config {
             node_name: reader.text(NODE_NAME),
             service_cidrs: reader.networks(SERVICE_CIDRS),
             external_service_cidrs: reader.networks(EXTERNAL_SERVICE_CIDRS),
+            node_ports: reader.boolean(NODE_PORT_SUPPORT),
             imds: reader.access(POD_IMDS),
             manage_untagged: reader.boolean(MANAGE_UNTAGGED_ENI),
             subnet_discovery: reader.boolean(ENABLE_SUBNET_DISCOVERY),

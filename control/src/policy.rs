@@ -46,6 +46,8 @@ pub struct Policy {
     pub dataplane_ports: PortRange,
     /// Whether pods may reach the instance metadata service.
     pub imds: Access,
+    /// Whether pods' answers to who came to the node's own address leave by the primary ENI.
+    pub node_ports: bool,
 }
 
 /// `nft` failed.
@@ -74,6 +76,9 @@ impl Policy {
         self.render_sets(&mut script);
         self.render_guard(&mut script);
         self.render_stray(&mut script);
+        if self.node_ports {
+            self.render_node_ports(&mut script);
+        }
         if let Some(choice) = self.snat {
             self.render_mark(&mut script);
             self.render_snat(&mut script, choice);
@@ -136,6 +141,24 @@ impl Policy {
             "  chain stray {\n    type filter hook forward priority filter; policy accept;\n    \
              iifname @uplinks oifname @uplinks ct status dnat accept\n    \
              iifname @uplinks oifname @uplinks counter name stray drop\n  }\n",
+        );
+    }
+
+    /// Before kube-proxy's translation of destinations, while they still are the node's. The answer is routed before it
+    /// is translated back, so a pod of another ENI would send it out there, where its source does not belong.
+    fn render_node_ports(&self, script: &mut String) {
+        let Self {
+            veth_prefix: prefix,
+            primary,
+            ..
+        } = self;
+        let _ = write!(
+            script,
+            "  chain requests {{\n    type filter hook prerouting priority mangle; policy accept;\n    \
+             iifname {{ \"{primary}\", \"{TRUNK}\" }} ct direction original fib daddr type local \
+             ct mark set ct mark or {PRIMARY_MARK:#x}\n    \
+             iifname {{ \"{prefix}*\", \"{TRUNK}\" }} ct direction reply ct mark and {PRIMARY_MARK:#x} == {PRIMARY_MARK:#x} \
+             meta mark set meta mark or {PRIMARY_MARK:#x}\n  }}\n"
         );
     }
 
@@ -244,6 +267,7 @@ mod tests {
                 last: 29_999,
             },
             imds: Access::Deny,
+            node_ports: true,
         }
     }
 
@@ -256,10 +280,11 @@ mod tests {
     fn external_snat_neither_marks_nor_translates() {
         let script = Policy {
             snat: None,
+            node_ports: false,
             ..sample()
         }
         .render();
-        for absent in ["snat to", "meta mark", "late_reply drop"] {
+        for absent in ["snat to", "meta mark", "ct mark", "late_reply drop"] {
             assert!(!script.contains(absent), "{absent} in {script}");
         }
         assert!(script.contains("spoofed drop") && script.contains("stray drop"));

@@ -85,7 +85,7 @@ variables! {
         "comma list of IPv4 networks reached without SNAT";
     EXTERNAL_SERVICE_CIDRS = "AWS_EXTERNAL_SERVICE_CIDRS", "", Honoured,
         "comma list of IPv4 networks routed by the main table, whatever ENI the pod is on";
-    NODE_PORT_SUPPORT = "AWS_VPC_CNI_NODE_PORT_SUPPORT", "true", Ignored("not built yet"),
+    NODE_PORT_SUPPORT = "AWS_VPC_CNI_NODE_PORT_SUPPORT", "true", Honoured,
         "answers of pods to NodePort clients leave by the primary ENI";
     CONNMARK = "AWS_VPC_K8S_CNI_CONNMARK", "0x80", Refused("the dataplane's hooks use this bit too"),
         "bit of the packet mark that means the primary ENI";
