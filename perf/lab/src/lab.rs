@@ -343,7 +343,16 @@ fn boot(netns: &NetNs, instance: &Instance) -> Result<()> {
     let eni = &instance.primary_eni;
     let address = format!("{}/{}", eni.primary, eni.subnet_cidr.prefix_len());
     let gateway = fabric::gateway_of(eni.subnet_cidr).to_string();
-    netns.ip(&["address", "add", "169.254.169.254/32", "dev", "lo"])?;
+    // Of host scope, since an instance does not have it: the kernel must not masquerade to it.
+    netns.ip(&[
+        "address",
+        "add",
+        "169.254.169.254/32",
+        "dev",
+        "lo",
+        "scope",
+        "host",
+    ])?;
     netns.ip(&["address", "add", &address, "dev", "eth0"])?;
     netns.ip(&["link", "set", "eth0", "up"])?;
     netns.ip(&["route", "add", "default", "via", &gateway, "dev", "eth0"])?;
