@@ -19,8 +19,11 @@ use crate::clock::{Clock, MachineClock, Timestamp};
 use crate::config::Config;
 use crate::discover::{self, Found, PlugError};
 use crate::ec2::{Ec2, Instance};
+use crate::ipam::checkpoint::Checkpoint;
 use crate::ipam::plan;
 use crate::journal::Journal;
+use crate::kubernetes::{Cluster, Event, Subject};
+use crate::meter::{self, Meter, Reading};
 use crate::node::{Node, NodeError, priority, table_of};
 use crate::policy::{self, Policy, PolicyError};
 use crate::provision::Site;
@@ -42,6 +45,8 @@ pub struct Agent {
     pub node: Node,
     pub(crate) state: Arc<Mutex<State>>,
     pub(crate) journal: Journal,
+    pub(crate) cluster: Cluster,
+    pub(crate) meter: Arc<Meter>,
     pub(crate) publisher: Publisher,
     /// Wakes the pool loop.
     pub(crate) pool_kick: Notify,
@@ -51,6 +56,8 @@ pub struct Agent {
     pub(crate) eni_added: Notify,
     /// ADDs that wait for an address.
     pub(crate) waiting: AtomicU32,
+    /// What the last record says of the restraint towards EC2.
+    recorded_severity: AtomicU32,
     /// The policy in force.
     pub(crate) policy: tokio::sync::Mutex<Option<Policy>>,
     turns: Turns,
@@ -63,6 +70,19 @@ impl std::fmt::Debug for Agent {
             .field("instance", &self.instance)
             .finish_non_exhaustive()
     }
+}
+
+/// Who is around the agent.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// Who we are.
+    pub instance: Instance,
+    /// The kernel.
+    pub node: Node,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// What counts.
+    pub meter: Arc<Meter>,
 }
 
 /// What [`Agent::start`] needs besides the state.
@@ -79,24 +99,27 @@ impl Agent {
     #[must_use]
     pub fn start(
         config: Config,
-        cloud: (Arc<dyn Ec2>, Instance),
-        node: Node,
+        ec2: Arc<dyn Ec2>,
+        surroundings: Surroundings,
         state: State,
         places: Places<'_>,
     ) -> Arc<Self> {
-        let (ec2, instance) = cloud;
+        let Surroundings {
+            instance,
+            node,
+            cluster,
+            meter,
+        } = surroundings;
         let state = Arc::new(Mutex::new(state));
         let boot_id = crate::clock::boot_id().unwrap_or_default();
-        let shared = Arc::clone(&state);
-        let journal = Journal::start(places.state_dir.to_owned(), move || {
-            locked(&shared).checkpoint(&boot_id, Timestamp::now())
+        let (shared, asked) = (Arc::clone(&state), Arc::clone(&ec2));
+        let journal = Journal::start(places.state_dir.to_owned(), move || Checkpoint {
+            restraint: asked.restraint(),
+            ..locked(&shared).checkpoint(&boot_id, Timestamp::now())
         });
         let shared = Arc::clone(&state);
         let told = config.clone();
-        let name = config
-            .node_name
-            .clone()
-            .unwrap_or_else(|| instance.id.clone());
+        let name = config.node_name(&instance).to_owned();
         let socket = places.run_dir.join(penstock_dataplane_api::SOCKET_NAME);
         let publisher = Publisher::start(socket, move || {
             locked(&shared).snapshot(&told, &name, Timestamp::now())
@@ -108,11 +131,14 @@ impl Agent {
             node,
             state,
             journal,
+            cluster,
+            meter,
             publisher,
             pool_kick: Notify::new(),
             pool_changed: Notify::new(),
             eni_added: Notify::new(),
             waiting: AtomicU32::new(0),
+            recorded_severity: AtomicU32::new(0),
             policy: tokio::sync::Mutex::new(None),
             turns: Turns::default(),
             started: Instant::now(),
@@ -121,6 +147,13 @@ impl Agent {
 
     /// Serves one request; failures of the request are an answer.
     pub async fn answer(&self, request: Request) -> Response {
+        let (verb, began) = (meter::verb(&request), Instant::now());
+        let response = self.serve(request).await;
+        self.meter.request(verb, &response, began.elapsed());
+        response
+    }
+
+    async fn serve(&self, request: Request) -> Response {
         let result = match request {
             Request::Add {
                 key,
@@ -166,7 +199,7 @@ impl Agent {
         let now = Timestamp::now();
         let capacity = plan::capacity(&state.situation(&self.config, 0, now));
         let pool = state.pool.report(now, capacity);
-        let trouble = state.trouble.as_ref().map(|trouble| trouble.text.clone());
+        let trouble = state.trouble().map(|trouble| trouble.text);
         let trouble = trouble.or_else(|| self.ec2.trouble());
         let refused = Some(progress.problem).filter(|problem| !problem.is_empty());
         let problems: Vec<String> = trouble.into_iter().chain(refused).collect();
@@ -181,6 +214,26 @@ impl Agent {
             generation: progress.generation,
             dataplane_generation: progress.confirmed,
             pool,
+        }
+    }
+
+    /// The state at this moment, as numbers.
+    pub(crate) fn reading(&self) -> Reading {
+        let progress = self.publisher.progress();
+        let restraint = self.ec2.restraint();
+        let state = self.lock();
+        let now = Timestamp::now();
+        let situation = state.situation(&self.config, 0, now);
+        let most = plan::usable_enis(situation.targets, situation.limits, situation.unmanaged);
+        Reading {
+            waiting: self.waiting.load(Ordering::Relaxed),
+            severity: restraint.map_or(0, |restraint| restraint.severity),
+            generations: (progress.generation, progress.confirmed),
+            ..Reading::of(
+                &state,
+                state.pool.report(now, plan::capacity(&situation)),
+                most,
+            )
         }
     }
 
@@ -222,6 +275,18 @@ impl Agent {
             imds: self.config.imds,
             node_ports: self.config.node_ports,
         })
+    }
+
+    /// Records how EC2 treats us when that has changed. To be called about once a second.
+    pub async fn record_restraint(&self) {
+        let severity = self
+            .ec2
+            .restraint()
+            .map_or(0, |restraint| restraint.severity);
+        if self.recorded_severity.swap(severity, Ordering::Relaxed) != severity {
+            // A failure is logged by the writer, which tries again.
+            let _ = self.journal.persist().await;
+        }
     }
 
     /// Keeps addresses in stock, for as long as the agent runs.
@@ -271,6 +336,14 @@ impl Site for Agent {
 
     fn waiting(&self) -> u32 {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    fn warn(&self, reason: &'static str, message: String) {
+        self.cluster.warn(Event {
+            subject: Subject::Node,
+            reason,
+            message,
+        });
     }
 
     fn kick(&self) -> &Notify {

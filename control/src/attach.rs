@@ -61,7 +61,9 @@ impl Agent {
             }
             return Ok(known);
         }
-        let (address, eni_id) = self.reserve(&key).await?;
+        let reserved = self.reserve(&key).await;
+        let reserved = reserved.inspect_err(|failure| self.warn_pod(&pod, failure));
+        let (address, eni_id) = reserved?;
         let (record, displaced) = self.enter(key, pod, netns, (address, eni_id));
         if let Err(error) = self.journal.persist().await {
             self.strike(&record.key, displaced.as_ref());
@@ -169,11 +171,7 @@ impl Agent {
     /// Whether the pool loop may find more addresses within an ADD's patience.
     fn can_grow(&self) -> bool {
         let state = self.lock();
-        if state
-            .trouble
-            .as_ref()
-            .is_some_and(|trouble| !trouble.passing)
-        {
+        if state.trouble().is_some_and(|trouble| !trouble.passing) {
             return false;
         }
         plan::can_grow(&state.situation(&self.config, 1, Timestamp::now()))
@@ -186,10 +184,10 @@ impl Agent {
         let capacity = plan::capacity(&state.situation(&self.config, 1, now));
         let report = state.pool.report(now, capacity);
         let slow = self.ec2.trouble();
-        let (code, cause) = match &state.trouble {
+        let (code, cause) = match state.trouble() {
             _ if slow.is_some() => (code::TRY_AGAIN, slow.unwrap_or_default()),
-            Some(trouble) if trouble.passing => (code::TRY_AGAIN, trouble.text.clone()),
-            Some(trouble) => (code::NO_ADDRESS, trouble.text.clone()),
+            Some(trouble) if trouble.passing => (code::TRY_AGAIN, trouble.text),
+            Some(trouble) => (code::NO_ADDRESS, trouble.text),
             None if exhausted.cooling > 0 => {
                 let cause =
                     "addresses rest after use; lower IP_COOLDOWN_PERIOD or use a larger pool";

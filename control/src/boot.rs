@@ -9,25 +9,29 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use crate::agent::{Agent, Places};
+use crate::agent::{Agent, Places, Surroundings};
 use crate::clock::{MachineClock, Timestamp, boot_id};
-use crate::config::Config;
+use crate::config::{Config, Objects};
 use crate::discover::{self, Discovery, Origin, PlugError, Trust};
 use crate::ec2::{Ec2, Ec2Error, Instance, known_limits};
 use crate::ipam::checkpoint::{self, Checkpoint, Loaded};
 use crate::ipam::legacy::{self, Holders};
 use crate::ipam::plan::Limits;
 use crate::ipam::pool::Pool;
+use crate::kubernetes::directory::Directory;
+use crate::kubernetes::server::{Server, Settings};
+use crate::kubernetes::{Cluster, Kubernetes};
+use crate::meter::Meter;
 use crate::node::{Node, NodeError, sysctl};
 use crate::policy::PolicyError;
 use crate::restore::{self, Kernel};
 use crate::server;
-use crate::state::State;
+use crate::state::{Custom, State};
 
 /// Longest wait between attempts to reach the metadata service.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// Longest wait for EC2: pods that run already need nothing from it.
-const EC2_PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const EC2_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest wait for the limits of an instance type that is in no table.
 const LIMITS_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -40,6 +44,8 @@ pub struct Setup {
     pub state_dir: PathBuf,
     /// Validated settings.
     pub config: Config,
+    /// Counts what the agent does.
+    pub meter: Arc<Meter>,
 }
 
 /// What keeps the agent from starting.
@@ -70,6 +76,9 @@ pub async fn boot(setup: &Setup, ec2: Arc<dyn Ec2>) -> Result<Arc<Agent>, BootEr
     server::make_private_dir(&setup.state_dir)
         .map_err(|error| BootError::Files(setup.state_dir.display().to_string(), error))?;
     let checkpoint = load(setup)?;
+    if let Some(restraint) = &checkpoint.restraint {
+        ec2.restrain(restraint);
+    }
     let node = Node::open()?;
     let instance = until_done("instance identity", || ec2.instance()).await;
     let discovery = look(setup, ec2.as_ref(), &instance, &checkpoint).await;
@@ -82,6 +91,10 @@ pub async fn boot(setup: &Setup, ec2: Arc<dyn Ec2>) -> Result<Arc<Agent>, BootEr
     for returned in &checkpoint.returned {
         state.pool.set_returned(returned.what, returned.at);
     }
+    if setup.config.custom_networking {
+        let why = "custom networking waits for the cluster to show the node";
+        state.set_custom(Custom::Unknown(why.to_owned()));
+    }
     if discovery.complete {
         state.looked_at_ec2 = Some(Timestamp::now());
     }
@@ -92,7 +105,13 @@ pub async fn boot(setup: &Setup, ec2: Arc<dyn Ec2>) -> Result<Arc<Agent>, BootEr
         run_dir: &setup.run_dir,
         state_dir: &setup.state_dir,
     };
-    let agent = Agent::start(setup.config.clone(), (ec2, instance), node, state, places);
+    let surroundings = Surroundings {
+        cluster: Cluster::start(kubernetes(setup, &instance)),
+        instance,
+        node,
+        meter: Arc::clone(&setup.meter),
+    };
+    let agent = Agent::start(setup.config.clone(), ec2, surroundings, state, places);
     agent.refresh_policy().await?;
     agent
         .journal
@@ -100,6 +119,23 @@ pub async fn boot(setup: &Setup, ec2: Arc<dyn Ec2>) -> Result<Arc<Agent>, BootEr
         .await
         .map_err(|error| BootError::Files(error, std::io::ErrorKind::Other.into()))?;
     Ok(agent)
+}
+
+fn kubernetes(setup: &Setup, instance: &Instance) -> Arc<dyn Kubernetes> {
+    let config = &setup.config;
+    let node = config.node_name(instance).to_owned();
+    match &config.objects {
+        Objects::Directory(path) => {
+            let path = path.clone();
+            let path = path.unwrap_or_else(|| setup.run_dir.join("kubernetes"));
+            Arc::new(Directory::new(path, node))
+        }
+        Objects::Server(endpoint) => Arc::new(Server::new(Settings {
+            node,
+            endpoint: endpoint.clone(),
+            eni_configs: config.custom_networking,
+        })),
+    }
 }
 
 /// The metadata service is needed; EC2 confirms what it says if it answers soon.
@@ -204,7 +240,7 @@ async fn plug_all(
     discover::note_foreign(state, discovery);
     for found in discovery.enis.iter().filter(|found| found.managed) {
         match discover::plug(node, &setup.config, found).await {
-            Ok(eni) => discover::enter(state, eni, found, Origin::Sighted, Timestamp::now()),
+            Ok(eni) => discover::enter(state, eni, found, Origin::Present, Timestamp::now()),
             Err(error) if found.device_number == 0 => return Err(error.into()),
             Err(error) => tracing::error!(%error, eni = %found.eni_id, "an ENI is not used"),
         }

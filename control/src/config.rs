@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use penstock_dataplane_api::{Access, PortChoice, PortRange, SnatMode};
 
+use crate::ec2::Instance;
 use crate::ipam::plan::{Kind, Targets};
 
 pub mod table;
@@ -41,6 +43,24 @@ impl Source for BTreeMap<&str, &str> {
     fn get(&self, name: &str) -> Option<String> {
         BTreeMap::get(self, name).map(|value| (*value).to_owned())
     }
+}
+
+/// Where the cluster's objects are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Objects {
+    /// From the API server, at this URL if there is one.
+    Server(Option<String>),
+    /// From a directory; `None` is the one beside the sockets.
+    Directory(Option<PathBuf>),
+}
+
+/// Where something is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// An address and port.
+    Tcp(SocketAddr),
+    /// A socket file.
+    Unix(PathBuf),
 }
 
 /// Validated settings.
@@ -90,6 +110,22 @@ pub struct Config {
     pub imds_only: bool,
     /// ENIs that other nodes left behind are deleted.
     pub leak_sweep: bool,
+    /// Pods in the subnet and groups of an ENIConfig, none on the primary ENI.
+    pub custom_networking: bool,
+    /// Node annotation that names the ENIConfig.
+    pub eni_config_annotation: String,
+    /// Node label that names it.
+    pub eni_config_label: String,
+    /// A stock is kept also while the node is cordoned.
+    pub stock_when_cordoned: bool,
+    /// Pods get their address as an annotation.
+    pub annotate_pods: bool,
+    /// Where the cluster's objects are read.
+    pub objects: Objects,
+    /// Where introspection is served.
+    pub introspection: Option<Listen>,
+    /// Where metrics are served.
+    pub metrics: Option<Listen>,
     /// Where the VPC CNI's checkpoint lies.
     pub backing_store: PathBuf,
     /// Longest a call to EC2 may take.
@@ -119,6 +155,12 @@ impl fmt::Display for BadConfig {
 impl std::error::Error for BadConfig {}
 
 impl Config {
+    /// Kubernetes' name of the node, or else EC2's.
+    #[must_use]
+    pub fn node_name<'a>(&'a self, instance: &'a Instance) -> &'a str {
+        self.node_name.as_deref().unwrap_or(&instance.id)
+    }
+
     /// Reads and checks all settings.
     ///
     /// # Errors
@@ -160,6 +202,14 @@ impl Config {
             provisioning: !reader.boolean(NO_PROVISIONING) && !imds_only,
             imds_only,
             leak_sweep: !reader.boolean(NO_LEAK_SWEEP),
+            custom_networking: reader.boolean(CUSTOM_NETWORK),
+            eni_config_annotation: reader.raw(ENI_CONFIG_ANNOTATION),
+            eni_config_label: reader.raw(ENI_CONFIG_LABEL),
+            stock_when_cordoned: reader.boolean(NON_SCHEDULABLE),
+            annotate_pods: reader.boolean(ANNOTATE_POD_IP),
+            objects: reader.objects(),
+            introspection: reader.listen(INTROSPECTION_BIND_ADDRESS, DISABLE_INTROSPECTION),
+            metrics: reader.listen(METRICS_BIND_ADDRESS, DISABLE_METRICS),
             backing_store: reader.raw(BACKING_STORE).into(),
             call_deadline: reader.seconds(HTTP_TIMEOUT, 10..=600),
             warnings: reader.warnings.clone(),
@@ -221,6 +271,37 @@ impl<S: Source> Reader<'_, S> {
             minimum_ips: self.number(MINIMUM_IP_TARGET, 0..=10_000).unwrap_or(0),
             max_enis: self.optional(MAX_ENI, |reader| reader.number(MAX_ENI, 0..=1000)),
         }
+    }
+
+    /// Every pod's environment names the API server.
+    fn objects(&mut self) -> Objects {
+        let endpoint = self.text(CLUSTER_ENDPOINT);
+        let in_a_pod = self.source.get("KUBERNETES_SERVICE_HOST").is_some();
+        match self.raw(KUBERNETES).as_str() {
+            "" if in_a_pod || endpoint.is_some() => Objects::Server(endpoint),
+            "" => Objects::Directory(None),
+            "api" => Objects::Server(endpoint),
+            path if path.starts_with('/') => Objects::Directory(Some(path.into())),
+            _ => {
+                self.problem(KUBERNETES, "is neither `api` nor an absolute path");
+                Objects::Directory(None)
+            }
+        }
+    }
+
+    fn listen(&mut self, variable: Variable, disabled: Variable) -> Option<Listen> {
+        if self.boolean(disabled) {
+            return None;
+        }
+        let text = self.raw(variable);
+        let listen = match text.strip_prefix("unix:") {
+            Some(path) => path.starts_with('/').then(|| Listen::Unix(path.into())),
+            None => text.parse().ok().map(Listen::Tcp),
+        };
+        if listen.is_none() {
+            self.problem(variable, "is neither ADDRESS:PORT nor unix:/PATH");
+        }
+        listen
     }
 
     fn seconds(&mut self, variable: Variable, range: std::ops::RangeInclusive<u32>) -> Duration {
@@ -512,6 +593,9 @@ mod tests {
             ("ADDITIONAL_ENI_TAGS", "[]"),
             ("ENABLE_POD_ENI", "true"),
             ("ENABLE_IPv4", "false"),
+            ("PENSTOCK_KUBERNETES", "some/where"),
+            ("INTROSPECTION_BIND_ADDRESS", "localhost"),
+            ("PENSTOCK_METRICS_BIND_ADDRESS", "unix:metrics.sock"),
         ];
         let problems = read(&values).unwrap_err().problems;
         assert_eq!(problems.len(), values.len(), "{problems:#?}");
@@ -531,7 +615,7 @@ mod tests {
             ("POD_SECURITY_GROUP_ENFORCING_MODE", "standard"),
             ("ENABLE_V4_EGRESS", "1"),
             ("DISABLE_METRICS", "False"),
-            ("CLUSTER_ENDPOINT", ""),
+            ("VPC_CNI_VERSION", ""),
         ];
         let warnings = read(&values).unwrap().warnings;
         let [warning] = &warnings[..] else {
@@ -578,6 +662,26 @@ mod tests {
             manual == wanted,
             "docs/OPERATIONS.md differs from the code's table; PENSTOCK_WRITE_DOCS=1 cargo test -p penstock-control \
              writes it"
+        );
+    }
+
+    #[test]
+    fn a_pod_asks_the_api_server_and_others_a_directory() {
+        let objects = |values: &[(&'static str, &'static str)]| read(values).unwrap().objects;
+        let host = ("KUBERNETES_SERVICE_HOST", "10.96.0.1");
+        let endpoint = ("CLUSTER_ENDPOINT", "https://api:6443");
+        let url = || Some("https://api:6443".to_owned());
+        assert_eq!(objects(&[]), Objects::Directory(None));
+        assert_eq!(objects(&[host]), Objects::Server(None));
+        assert_eq!(objects(&[endpoint]), Objects::Server(url()));
+        assert_eq!(
+            objects(&[("PENSTOCK_KUBERNETES", "api"), endpoint]),
+            Objects::Server(url())
+        );
+        let directory = ("PENSTOCK_KUBERNETES", "/objects");
+        assert_eq!(
+            objects(&[host, directory]),
+            Objects::Directory(Some("/objects".into()))
         );
     }
 

@@ -320,7 +320,9 @@ async fn await_link(node: &Node, config: &Config, found: &Found) -> Result<Link,
 pub enum Origin {
     /// EC2 has just granted it to us.
     Granted,
-    /// A look at the cloud shows it.
+    /// The first look at the cloud shows it.
+    Present,
+    /// A later look shows it.
     Sighted,
 }
 
@@ -328,6 +330,7 @@ pub enum Origin {
 pub fn enter(state: &mut State, eni: NodeEni, found: &Found, origin: Origin, now: Timestamp) {
     state.pool.add_eni(&eni.eni_id, eni.device_number, now);
     state.enis.insert(eni.eni_id.clone(), eni);
+    state.assign_roles();
     sight(state, found, origin, now);
 }
 
@@ -336,12 +339,14 @@ pub fn sight(state: &mut State, found: &Found, origin: Origin, now: Timestamp) {
     let eni_id = &found.eni_id;
     let addresses = found.secondaries.iter().map(|address| match origin {
         Origin::Granted => state.pool.add_address(eni_id, *address),
-        Origin::Sighted => state.pool.sight_address(eni_id, *address, now),
+        Origin::Present => state.pool.sight_address(eni_id, *address, (false, now)),
+        Origin::Sighted => state.pool.sight_address(eni_id, *address, (true, now)),
     });
     let refused: Vec<_> = addresses.filter_map(Result::err).collect();
     let prefixes = found.prefixes.iter().map(|prefix| match origin {
         Origin::Granted => state.pool.add_prefix(eni_id, *prefix),
-        Origin::Sighted => state.pool.sight_prefix(eni_id, *prefix, now),
+        Origin::Present => state.pool.sight_prefix(eni_id, *prefix, (false, now)),
+        Origin::Sighted => state.pool.sight_prefix(eni_id, *prefix, (true, now)),
     });
     let refused_prefixes: Vec<_> = prefixes.filter_map(Result::err).collect();
     for error in refused.iter().chain(&refused_prefixes) {

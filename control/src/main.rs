@@ -17,6 +17,7 @@ use penstock_control::config::{Config, EXIT_BAD_CONFIG, Environment};
 use penstock_control::ec2::aws::{Aws, Endpoints};
 use penstock_control::ec2::gate::Gate;
 use penstock_control::install::{Chained, PLUGIN, Target};
+use penstock_control::pages;
 use penstock_control::server::Server;
 use penstock_control::watch::watch_kernel;
 use tokio::signal::unix::{SignalKind, signal};
@@ -128,6 +129,7 @@ fn main() -> ExitCode {
         run_dir: arguments.run_dir,
         state_dir: arguments.state_dir,
         config,
+        meter: Arc::default(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -196,15 +198,15 @@ async fn run(setup: Setup) -> Result<(), Box<dyn std::error::Error>> {
             deadline: Some(setup.config.call_deadline),
         };
         let aws = Aws::connect(&endpoints).await?;
-        let agent = boot(
-            &setup,
-            Arc::new(Gate::new(Arc::new(aws), Arc::new(MachineClock))),
-        )
-        .await?;
+        let meter = Arc::clone(&setup.meter);
+        let gate = Gate::new(Arc::new(aws), Arc::new(MachineClock), meter);
+        let agent = boot(&setup, Arc::new(gate)).await?;
         ready.send_replace(Some(Arc::clone(&agent)));
         tracing::info!(run_dir = %setup.run_dir.display(), "ready");
         tokio::spawn(watch_kernel(Arc::clone(&agent)));
         tokio::spawn(sweep(Arc::clone(&agent)));
+        tokio::spawn(Arc::clone(&agent).follow_cluster());
+        tokio::spawn(pages::serve(Arc::clone(&agent)));
         agent.keep_in_stock().await;
         Ok::<(), Box<dyn std::error::Error>>(())
     };
@@ -223,6 +225,7 @@ const REPAIR_SECONDS: u64 = 3;
 async fn sweep(agent: Arc<Agent>) {
     for second in 0u64.. {
         agent.sweep().await;
+        agent.record_restraint().await;
         if second % REPAIR_SECONDS == 0
             && let Err(error) = agent.repair().await
         {

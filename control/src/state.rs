@@ -2,7 +2,7 @@
 //!
 //! Also what others are told of it: the dataplane's snapshot, the operator's rows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -13,8 +13,9 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::ipam::Record;
 use crate::ipam::checkpoint::{Checkpoint, Cooling, Returned, Tombstone};
-use crate::ipam::plan::{Allowed, EniView, Kind, Limits, Situation, Targets};
+use crate::ipam::plan::{Allowed, EniView, Kind, Limits, Role, Situation, Targets};
 use crate::ipam::pool::Pool;
+use crate::kubernetes::EniConfig;
 use crate::node::{PodPath, table_of};
 use crate::provision::Place;
 use crate::provision::orders::{Orders, Refusals};
@@ -65,6 +66,18 @@ pub struct Trouble {
     pub passing: bool,
 }
 
+/// Custom networking.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Custom {
+    /// Pods are where the primary ENI is.
+    #[default]
+    Off,
+    /// It is on, and where pods are to be is not known, for this reason.
+    Unknown(String),
+    /// The ENIConfig of this name.
+    Known(String, EniConfig),
+}
+
 /// Everything that changes.
 #[derive(Debug)]
 pub struct State {
@@ -84,6 +97,14 @@ pub struct State {
     pub limits: Limits,
     /// Most pods the node may run, where that is known.
     pub max_pods: Option<u32>,
+    /// Pods the cluster has sent here that have not asked for an address yet.
+    pub expected: u32,
+    /// No new pods are scheduled here.
+    pub cordoned: bool,
+    /// Custom networking.
+    pub custom: Custom,
+    /// Subnets closed to pods by their tag.
+    pub closed: BTreeSet<String>,
     /// What is under way.
     pub orders: Orders,
     /// What was refused lately.
@@ -92,14 +113,16 @@ pub struct State {
     pub places: Vec<Place>,
     /// When `places` was made.
     pub places_listed: Option<Timestamp>,
+    /// The metadata service answers for another instance; nothing may be changed in EC2.
+    pub estranged: bool,
     /// When EC2 last answered what ENIs there are.
     pub looked_at_ec2: Option<Timestamp>,
     /// Ranges of the VPC.
     pub vpc_cidrs: Vec<Ipv4Net>,
     /// The node's own addresses, whoever configured them.
     pub local_addresses: Vec<Ipv4Addr>,
-    /// Why the pool does not grow, if it should.
-    pub trouble: Option<Trouble>,
+    /// What EC2 refused last.
+    pub refused: Option<Trouble>,
     /// Generation of the last snapshot built.
     pub generation: u64,
 }
@@ -117,14 +140,19 @@ impl State {
             foreign_devices: Vec::new(),
             limits,
             max_pods: None,
+            expected: 0,
+            cordoned: false,
+            custom: Custom::Off,
+            closed: BTreeSet::new(),
             orders: Orders::default(),
             refusals: Refusals::default(),
             places: Vec::new(),
             places_listed: None,
+            estranged: false,
             looked_at_ec2: None,
             vpc_cidrs: Vec::new(),
             local_addresses: Vec::new(),
-            trouble: None,
+            refused: None,
             generation: 0,
         }
     }
@@ -138,8 +166,13 @@ impl State {
     /// What the plan is made from.
     #[must_use]
     pub fn situation(&self, config: &Config, waiting: u32, now: Timestamp) -> Situation {
-        let growth = config.provisioning && self.refusals.growth_allowed(now);
-        let places = self.places.is_empty() || self.place_for_eni(now).is_some();
+        let provisioning = self.may_provision(config);
+        let waiting = waiting.max(self.expected);
+        // On a cordoned node only pods that are here already need addresses.
+        let quiet = self.cordoned && !config.stock_when_cordoned;
+        let growth = provisioning && self.refusals.growth_allowed(now) && (!quiet || waiting > 0);
+        let places = !matches!(self.custom, Custom::Unknown(_))
+            && (self.places.is_empty() || self.place_for_eni(now).is_some());
         Situation {
             enis: self.eni_views(now),
             ordered_enis: self.orders.new_enis(),
@@ -152,10 +185,83 @@ impl State {
             allowed: Allowed {
                 fill: growth,
                 new_enis: growth && places && self.refusals.new_enis_allowed(now),
-                release: config.provisioning && self.refusals.returns_allowed(now),
-                remove_enis: config.provisioning && self.refusals.returns_allowed(now),
+                release: provisioning && self.refusals.returns_allowed(now),
+                remove_enis: provisioning && !quiet && self.refusals.returns_allowed(now),
             },
         }
+    }
+
+    /// Why the pool does not grow, if it should.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        let because = |text: String| Trouble {
+            text,
+            passing: true,
+        };
+        match &self.custom {
+            Custom::Unknown(why) => Some(because(why.clone())),
+            _ if self.estranged => Some(because(
+                "the metadata service answers for another instance; nothing is changed in EC2"
+                    .to_owned(),
+            )),
+            Custom::Off | Custom::Known(..) => self.refused.clone(),
+        }
+    }
+
+    /// What an ENI is for.
+    fn role_of(&self, eni: &NodeEni) -> Role {
+        if eni.device_number == 0 && self.custom != Custom::Off {
+            Role::Host
+        } else if self.closed.contains(&eni.subnet_id) {
+            Role::Retired
+        } else {
+            Role::Pods
+        }
+    }
+
+    /// Security groups an ENI is to have, `own` being the primary's; `None` when they are not ours to choose.
+    pub(crate) fn groups_for<'a>(
+        &'a self,
+        eni: &NodeEni,
+        own: &'a [String],
+    ) -> Option<&'a [String]> {
+        if eni.device_number == 0 || eni.leaving {
+            return None;
+        }
+        match &self.custom {
+            Custom::Off => Some(own),
+            Custom::Unknown(_) => None,
+            Custom::Known(_, config) if config.subnet_id != eni.subnet_id => None,
+            Custom::Known(_, config) if config.groups.is_empty() => Some(own),
+            Custom::Known(_, config) => Some(&config.groups),
+        }
+    }
+
+    /// Tells the pool what each ENI is for; to be called when an ENI, [`Self::custom`] or [`Self::closed`] changed.
+    pub fn assign_roles(&mut self) {
+        for eni in self.enis.values() {
+            if let Err(error) = self.pool.set_role(&eni.eni_id, self.role_of(eni)) {
+                tracing::error!(%error, "an ENI is in use that the pool does not know");
+            }
+        }
+    }
+
+    /// Takes over where custom networking puts pods' ENIs; `false` when nothing changed.
+    pub fn set_custom(&mut self, custom: Custom) -> bool {
+        if self.custom == custom {
+            return false;
+        }
+        self.custom = custom;
+        self.places.clear();
+        self.places_listed = None;
+        self.assign_roles();
+        true
+    }
+
+    /// Whether anything may be changed in EC2.
+    #[must_use]
+    pub fn may_provision(&self, config: &Config) -> bool {
+        config.provisioning && !self.estranged
     }
 
     /// Prefixes only where the instance type has them.
@@ -241,6 +347,7 @@ impl State {
                 .returned(now)
                 .map(|(what, at)| Returned { what, at })
                 .collect(),
+            restraint: None,
         }
     }
 

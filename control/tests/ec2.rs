@@ -287,7 +287,7 @@ async fn the_gate_hides_throttling_and_nothing_else() {
         error_code: code.into(),
         count: 1,
     };
-    let gate = Gate::new(Arc::new(rig.aws), Arc::new(MachineClock));
+    let gate = Gate::new(Arc::new(rig.aws), Arc::new(MachineClock), Arc::default());
     cloud.inject(fault("RequestLimitExceeded"));
     let one = Units::of(Kind::Address, 1);
     assert_eq!(gate.assign(&id, one).await.unwrap().addresses.len(), 1);

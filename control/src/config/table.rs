@@ -52,12 +52,12 @@ variables! {
         "seconds an address rests after use; it survives a restart and is not given back to EC2 meanwhile";
     ENABLE_PREFIX_DELEGATION = "ENABLE_PREFIX_DELEGATION", "false", Honoured,
         "/28 prefixes instead of single addresses; single addresses while the subnet has no free /28";
-    CUSTOM_NETWORK = "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "false", Refused("custom networking is not built yet"),
+    CUSTOM_NETWORK = "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "false", Honoured,
         "pods in the subnet and groups of an ENIConfig; the primary ENI carries none";
-    ENI_CONFIG_ANNOTATION = "ENI_CONFIG_ANNOTATION_DEF", "k8s.amazonaws.com/eniConfig", Ignored("it only concerns custom networking"),
-        "node annotation that names the ENIConfig";
-    ENI_CONFIG_LABEL = "ENI_CONFIG_LABEL_DEF", "k8s.amazonaws.com/eniConfig", Ignored("it only concerns custom networking"),
-        "node label that names the ENIConfig";
+    ENI_CONFIG_ANNOTATION = "ENI_CONFIG_ANNOTATION_DEF", "k8s.amazonaws.com/eniConfig", Honoured,
+        "node annotation that names the ENIConfig; a label vpc.amazonaws.com/externalEniConfig goes before";
+    ENI_CONFIG_LABEL = "ENI_CONFIG_LABEL_DEF", "k8s.amazonaws.com/eniConfig", Honoured,
+        "node label that names the ENIConfig where the annotation does not; without both it is `default`";
     ENABLE_SUBNET_DISCOVERY = "ENABLE_SUBNET_DISCOVERY", "true", Honoured,
         "new ENIs also in subnets tagged kubernetes.io/role/cni=1, the one with most free addresses first";
     CLUSTER_NAME = "CLUSTER_NAME", "", Honoured,
@@ -66,8 +66,8 @@ variables! {
         "JSON object of tags for new ENIs; keys with k8s.amazonaws.com in them are left out";
     MANAGE_UNTAGGED_ENI = "MANAGE_UNTAGGED_ENI", "true", Honoured,
         "whether ENIs without our tag that others attached are used";
-    NON_SCHEDULABLE = "AWS_MANAGE_ENIS_NON_SCHEDULABLE", "false", Ignored("Kubernetes is not asked whether the node is cordoned"),
-        "whether ENIs are made and given back while the node is cordoned";
+    NON_SCHEDULABLE = "AWS_MANAGE_ENIS_NON_SCHEDULABLE", "false", Honoured,
+        "whether a stock is kept and ENIs are given back while the node is cordoned; pods that wait are served in any case";
     NO_PROVISIONING = "DISABLE_NETWORK_RESOURCE_PROVISIONING", "false", Honoured,
         "true: use what is attached, change nothing in EC2";
     IMDS_ONLY = "ENABLE_IMDS_ONLY_MODE", "false", Honoured,
@@ -112,8 +112,8 @@ variables! {
     NETWORK_POLICY_MODE = "NETWORK_POLICY_ENFORCING_MODE", "",
         Refused("network policy is not enforced yet; a cluster that relies on it must not start"),
         "standard, strict or none";
-    ANNOTATE_POD_IP = "ANNOTATE_POD_IP", "false", Refused("pods are not annotated yet"),
-        "the pod's address as an annotation";
+    ANNOTATE_POD_IP = "ANNOTATE_POD_IP", "false", Honoured,
+        "the pod's address as an annotation vpc.amazonaws.com/pod-ips; needs the right to patch pods";
     ENABLE_BANDWIDTH_PLUGIN = "ENABLE_BANDWIDTH_PLUGIN", "false",
         Ignored("chain it in the CNI configuration"), "bandwidth plugin in the chain";
     HOST_CNI_BIN_PATH = "HOST_CNI_BIN_PATH", "/host/opt/cni/bin",
@@ -142,13 +142,16 @@ variables! {
         "where the IPv6 egress plugin logs";
     EGRESS_V6_LOG_LEVEL = "AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_LEVEL", "DEBUG",
         Ignored("there is no egress plugin"), "how much the IPv6 egress plugin logs";
-    INTROSPECTION_BIND_ADDRESS = "INTROSPECTION_BIND_ADDRESS", "127.0.0.1:61679",
-        Ignored("the `penstock` command asks the agent's socket"), "where introspection is served";
-    DISABLE_INTROSPECTION = "DISABLE_INTROSPECTION", "false",
-        Ignored("introspection is the agent's socket, for root only"), "no introspection";
-    DISABLE_METRICS = "DISABLE_METRICS", "false", Ignored("the agent serves no metrics"), "no metrics";
-    CLUSTER_ENDPOINT = "CLUSTER_ENDPOINT", "", Ignored("the API server is not asked"),
-        "API server when kube-proxy is not up yet";
+    INTROSPECTION_BIND_ADDRESS = "INTROSPECTION_BIND_ADDRESS", "127.0.0.1:61679", Honoured,
+        "where introspection is served: an address and port, or `unix:` and a path";
+    DISABLE_INTROSPECTION = "DISABLE_INTROSPECTION", "false", Honoured, "true: no introspection";
+    DISABLE_METRICS = "DISABLE_METRICS", "false", Honoured, "true: no metrics";
+    METRICS_BIND_ADDRESS = "PENSTOCK_METRICS_BIND_ADDRESS", "0.0.0.0:61678", Honoured,
+        "where metrics are served, as text for Prometheus at /metrics: an address and port, or `unix:` and a path";
+    CLUSTER_ENDPOINT = "CLUSTER_ENDPOINT", "", Honoured,
+        "URL of the API server instead of the one kube-proxy makes reachable";
+    KUBERNETES = "PENSTOCK_KUBERNETES", "", Honoured,
+        "`api`, or a directory of objects as YAML or JSON; empty means the API server in a pod, else `kubernetes` in the run directory";
     POD_NAME = "MY_POD_NAME", "", Ignored("nothing depends on it"), "name of the agent's own pod";
     CNI_VERSION = "VPC_CNI_VERSION", "", Ignored("nothing depends on it"), "version the manifest names";
 }

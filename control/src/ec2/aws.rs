@@ -25,7 +25,7 @@ use aws_sdk_ec2::types::{
 use aws_smithy_http_client::Builder as HttpBuilder;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use penstock_dataplane_api::MacAddr;
 
 use super::{
@@ -278,17 +278,16 @@ impl Ec2 for Aws {
     }
 
     fn observe(&self) -> Answer<'_, Vec<Observed>> {
-        Box::pin(async {
-            let mut enis = Vec::new();
-            for line in self.metadata("network/interfaces/macs/").await?.lines() {
+        Box::pin(async move {
+            let listed = self.metadata("network/interfaces/macs/").await?;
+            let looks = listed.lines().map(|line| async move {
                 let mac = line.trim().trim_end_matches('/');
-                match self.observe_one(mac).await {
-                    Ok(eni) => enis.push(eni),
-                    // An ENI that comes or goes, or has no IPv4, must not hide the others.
-                    Err(error) => tracing::warn!(%error, mac, "an ENI is left out"),
-                }
-            }
-            Ok(enis)
+                let seen = self.observe_one(mac).await;
+                // An ENI that comes or goes, or has no IPv4, must not hide the others.
+                seen.inspect_err(|error| tracing::warn!(%error, mac, "an ENI is left out"))
+                    .ok()
+            });
+            Ok(join_all(looks).await.into_iter().flatten().collect())
         })
     }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use penstock_dataplane_api::MacAddr;
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::{
@@ -23,6 +24,7 @@ use super::{
 use crate::clock::{Clock, Timestamp};
 use crate::ipam::plan::{Limits, Units};
 use crate::ipam::pool::Parting;
+use crate::meter::Meter;
 
 /// Shortest time between two calls of one node.
 pub const PACE: Duration = Duration::from_millis(200);
@@ -30,16 +32,39 @@ pub const PACE: Duration = Duration::from_millis(200);
 /// Longest pause. At least half of it always passes, so that a minute sees two attempts at most.
 pub const MAX_PAUSE: Duration = Duration::from_secs(70);
 
+/// How long EC2 must not have refused a call before one that nobody waits for is made: the account's budget is spent on
+/// pods first. Half of it at least, so that nodes do not all find leisure at once.
+const LEISURE: Duration = Duration::from_secs(240);
+
+/// After which such a call is made all the same.
+const LEISURE_PATIENCE: Duration = Duration::from_secs(600);
+
 /// Longest first pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// At which the pause has reached [`MAX_PAUSE`].
 const MAX_SEVERITY: u32 = 18;
 
+/// How EC2 has treated us lately; kept over a restart, so that an agent that crashes while it is throttled does not
+/// begin to ask as if it were not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restraint {
+    /// How far the pauses have grown.
+    pub severity: u32,
+    /// Throttled or unanswered calls in a row.
+    pub failures: u32,
+    /// No call before.
+    pub closed_until: Timestamp,
+    /// What came back last, if it was a failure.
+    pub cause: String,
+}
+
 /// An [`Ec2`] behind its budget.
 pub struct Gate {
     inner: Arc<dyn Ec2>,
     clock: Arc<dyn Clock>,
+    meter: Arc<Meter>,
     state: Mutex<State>,
     /// A call came back: those who wait may look again.
     moved: Notify,
@@ -56,6 +81,8 @@ struct State {
     failures: u32,
     /// Nobody passes before.
     closed_until: Timestamp,
+    /// Nobody passes before who nobody waits for.
+    leisure_from: Timestamp,
     /// After a failure one call is let through; the others wait for what it finds.
     probing: bool,
     /// What came back last, if it was a failure.
@@ -63,18 +90,20 @@ struct State {
 }
 
 impl Gate {
-    /// Puts a gate before `inner`.
+    /// Puts a gate before `inner`; calls are counted by `meter`.
     #[must_use]
-    pub fn new(inner: Arc<dyn Ec2>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(inner: Arc<dyn Ec2>, clock: Arc<dyn Clock>, meter: Arc<Meter>) -> Self {
         let now = clock.now();
         Self {
             inner,
             clock,
+            meter,
             state: Mutex::new(State {
                 next: now,
                 severity: 0,
                 failures: 0,
                 closed_until: now,
+                leisure_from: now,
                 probing: false,
                 cause: String::new(),
             }),
@@ -119,11 +148,15 @@ impl Gate {
 
     async fn call<'a, T>(
         &'a self,
+        action: &'static str,
         attempt: impl Fn() -> BoxFuture<'a, Result<T, Ec2Error>> + Send,
     ) -> Result<T, Ec2Error> {
         loop {
             let pass = self.enter().await;
+            let began = self.clock.now();
             let result = attempt().await;
+            let took = self.clock.now().since(began);
+            self.meter.call(action, result.as_ref().err(), took);
             let throttled = matches!(&result, Err(error) if error.kind == ErrorKind::Throttled);
             pass.end(result.as_ref().err());
             if !throttled {
@@ -163,6 +196,8 @@ impl State {
         self.severity = (self.severity + 2).min(MAX_SEVERITY);
         let pause = pause(self.severity, rand::rng().random_range(0.5..=1.0));
         self.closed_until = self.closed_until.max(now.plus(pause));
+        let leisure = LEISURE.mul_f64(rand::rng().random_range(0.5..=1.0));
+        self.leisure_from = self.leisure_from.max(now.plus(leisure));
         tracing::warn!(%error, failures = self.failures, pause_ms = pause.as_millis(), "EC2 is left alone");
     }
 }
@@ -229,6 +264,43 @@ impl Ec2 for Gate {
         self.inner.observe_eni(mac)
     }
 
+    fn at_leisure(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let latest = self.clock.now().plus(LEISURE_PATIENCE);
+            loop {
+                let moment = self.lock().leisure_from.min(latest);
+                if moment <= self.clock.now() {
+                    return;
+                }
+                self.wait_until(moment).await;
+            }
+        })
+    }
+
+    fn is_at_leisure(&self) -> bool {
+        self.lock().leisure_from <= self.clock.now()
+    }
+
+    fn restraint(&self) -> Option<Restraint> {
+        let state = self.lock();
+        (state.severity > 0).then(|| Restraint {
+            severity: state.severity,
+            failures: state.failures,
+            closed_until: state.closed_until,
+            cause: state.cause.clone(),
+        })
+    }
+
+    fn restrain(&self, restraint: &Restraint) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        state.severity = restraint.severity.min(MAX_SEVERITY);
+        state.failures = restraint.failures;
+        state.cause.clone_from(&restraint.cause);
+        // Whatever a file says, nobody waits for longer than one pause.
+        state.closed_until = restraint.closed_until.min(now.plus(MAX_PAUSE));
+    }
+
     fn trouble(&self) -> Option<String> {
         let state = self.lock();
         let left = state.closed_until.since(self.clock.now());
@@ -243,15 +315,21 @@ impl Ec2 for Gate {
     }
 
     fn limits<'a>(&'a self, instance_type: &'a str) -> BoxFuture<'a, Result<Limits, Ec2Error>> {
-        Box::pin(self.call(move || self.inner.limits(instance_type)))
+        Box::pin(self.call("DescribeInstanceTypes", move || {
+            self.inner.limits(instance_type)
+        }))
     }
 
     fn describe(&self, filter: Filter) -> BoxFuture<'_, Result<Vec<Described>, Ec2Error>> {
-        Box::pin(self.call(move || self.inner.describe(filter.clone())))
+        Box::pin(self.call("DescribeNetworkInterfaces", move || {
+            self.inner.describe(filter.clone())
+        }))
     }
 
     fn create(&self, eni: NewEni) -> BoxFuture<'_, Result<Created, Ec2Error>> {
-        Box::pin(self.call(move || self.inner.create(eni.clone())))
+        Box::pin(self.call("CreateNetworkInterface", move || {
+            self.inner.create(eni.clone())
+        }))
     }
 
     fn attach<'a>(
@@ -260,7 +338,9 @@ impl Ec2 for Gate {
         instance_id: &'a str,
         device_number: u32,
     ) -> BoxFuture<'a, Result<String, Ec2Error>> {
-        Box::pin(self.call(move || self.inner.attach(eni_id, instance_id, device_number)))
+        Box::pin(self.call("AttachNetworkInterface", move || {
+            self.inner.attach(eni_id, instance_id, device_number)
+        }))
     }
 
     fn delete_on_termination<'a>(
@@ -268,7 +348,9 @@ impl Ec2 for Gate {
         eni_id: &'a str,
         attachment_id: &'a str,
     ) -> BoxFuture<'a, Result<(), Ec2Error>> {
-        Box::pin(self.call(move || self.inner.delete_on_termination(eni_id, attachment_id)))
+        Box::pin(self.call("ModifyNetworkInterfaceAttribute", move || {
+            self.inner.delete_on_termination(eni_id, attachment_id)
+        }))
     }
 
     fn assign<'a>(
@@ -276,7 +358,9 @@ impl Ec2 for Gate {
         eni_id: &'a str,
         units: Units,
     ) -> BoxFuture<'a, Result<Granted, Ec2Error>> {
-        Box::pin(self.call(move || self.inner.assign(eni_id, units)))
+        Box::pin(self.call("AssignPrivateIpAddresses", move || {
+            self.inner.assign(eni_id, units)
+        }))
     }
 
     fn unassign<'a>(
@@ -284,7 +368,9 @@ impl Ec2 for Gate {
         eni_id: &'a str,
         parting: Parting,
     ) -> BoxFuture<'a, Result<(), Ec2Error>> {
-        Box::pin(self.call(move || self.inner.unassign(eni_id, parting.clone())))
+        Box::pin(self.call("UnassignPrivateIpAddresses", move || {
+            self.inner.unassign(eni_id, parting.clone())
+        }))
     }
 
     fn set_groups<'a>(
@@ -292,23 +378,29 @@ impl Ec2 for Gate {
         eni_id: &'a str,
         groups: Vec<String>,
     ) -> BoxFuture<'a, Result<(), Ec2Error>> {
-        Box::pin(self.call(move || self.inner.set_groups(eni_id, groups.clone())))
+        Box::pin(self.call("ModifyNetworkInterfaceAttribute", move || {
+            self.inner.set_groups(eni_id, groups.clone())
+        }))
     }
 
     fn tag<'a>(&'a self, eni_id: &'a str, tags: Tags) -> BoxFuture<'a, Result<(), Ec2Error>> {
-        Box::pin(self.call(move || self.inner.tag(eni_id, tags.clone())))
+        Box::pin(self.call("CreateTags", move || self.inner.tag(eni_id, tags.clone())))
     }
 
     fn subnets(&self, filter: SubnetFilter) -> BoxFuture<'_, Result<Vec<Subnet>, Ec2Error>> {
-        Box::pin(self.call(move || self.inner.subnets(filter.clone())))
+        Box::pin(self.call("DescribeSubnets", move || {
+            self.inner.subnets(filter.clone())
+        }))
     }
 
     fn detach<'a>(&'a self, attachment_id: &'a str) -> BoxFuture<'a, Result<(), Ec2Error>> {
-        Box::pin(self.call(move || self.inner.detach(attachment_id)))
+        Box::pin(self.call("DetachNetworkInterface", move || {
+            self.inner.detach(attachment_id)
+        }))
     }
 
     fn delete<'a>(&'a self, eni_id: &'a str) -> BoxFuture<'a, Result<(), Ec2Error>> {
-        Box::pin(self.call(move || self.inner.delete(eni_id)))
+        Box::pin(self.call("DeleteNetworkInterface", move || self.inner.delete(eni_id)))
     }
 }
 

@@ -299,6 +299,20 @@ pub trait Ec2: Send + Sync {
     fn tag<'a>(&'a self, eni_id: &'a str, tags: Tags) -> BoxFuture<'a, Result<(), Ec2Error>>;
     /// DescribeSubnets, all pages.
     fn subnets(&self, filter: SubnetFilter) -> BoxFuture<'_, Result<Vec<Subnet>, Ec2Error>>;
+    /// Returns when a call that nobody waits for takes nothing from those that pods wait for, here or on other nodes.
+    fn at_leisure(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+    /// Whether [`Self::at_leisure`] would return at once.
+    fn is_at_leisure(&self) -> bool {
+        true
+    }
+    /// How EC2 has treated us lately, if that is worth keeping over a restart.
+    fn restraint(&self) -> Option<gate::Restraint> {
+        None
+    }
+    /// Takes up again where an earlier life of this agent stood.
+    fn restrain(&self, _restraint: &gate::Restraint) {}
     /// Why calls take long, while they do.
     fn trouble(&self) -> Option<String> {
         None

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Record;
 use crate::clock::Timestamp;
+use crate::ec2::gate::Restraint;
 
 /// Name of the file inside the state directory.
 pub const FILE_NAME: &str = "ipam.checkpoint";
@@ -43,6 +44,9 @@ pub struct Checkpoint {
     /// What was given back recently.
     #[serde(default)]
     pub returned: Vec<Returned>,
+    /// How EC2 has treated us lately.
+    #[serde(default)]
+    pub restraint: Option<Restraint>,
 }
 
 impl Checkpoint {
@@ -66,6 +70,7 @@ impl Checkpoint {
             tombstones: Vec::new(),
             returned: returned.map(|what| Returned { what, at: now }).collect(),
             enis: self.enis,
+            restraint: None,
         }
     }
 }

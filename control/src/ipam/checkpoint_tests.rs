@@ -47,6 +47,12 @@ fn sample() -> Checkpoint {
             what: "10.0.1.48/28".parse().unwrap(),
             at: Timestamp(5),
         }],
+        restraint: Some(Restraint {
+            severity: 4,
+            failures: 2,
+            closed_until: Timestamp(9),
+            cause: "RequestLimitExceeded".into(),
+        }),
     }
 }
 

@@ -293,7 +293,11 @@ pub fn capacity(situation: &Situation) -> u32 {
 pub fn plan(situation: &Situation) -> Vec<Action> {
     match Supply::of(situation).short(situation) {
         0 => shrink::shrink(situation),
-        short => grow::grow(situation, short),
+        short => {
+            let mut actions = grow::grow(situation, short);
+            actions.extend(shrink::retire(situation));
+            actions
+        }
     }
 }
 

@@ -25,6 +25,10 @@ pub use release::Parting;
 /// consistency is to wait up to five minutes.
 pub const DISBELIEF: Duration = Duration::from_secs(300);
 
+/// For how long both of EC2's views must have shown something nobody here asked for before it is used: they may both
+/// lag behind a return that another process made.
+pub const SIGHT_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Length of a delegated IPv4 prefix.
 pub const PREFIX_LENGTH: u8 = 28;
 
@@ -120,6 +124,8 @@ pub struct Pool {
     absent: HashMap<Ipv4Addr, Timestamp>,
     /// What was given back, and when; a single address as a /32.
     returned: HashMap<Ipv4Net, Timestamp>,
+    /// What was sighted that nobody asked for: first and last time.
+    sighted: HashMap<Ipv4Net, (Timestamp, Timestamp)>,
 }
 
 impl Pool {
@@ -133,6 +139,7 @@ impl Pool {
             owners: HashMap::new(),
             absent: HashMap::new(),
             returned: HashMap::new(),
+            sighted: HashMap::new(),
         }
     }
 
@@ -225,7 +232,8 @@ impl Pool {
         Ok(())
     }
 
-    /// Adds an address that a look at the cloud shows, unless it was given back lately.
+    /// Adds an address that a look at the cloud shows, unless it was given back lately; once the agent runs
+    /// (`settled`), only when it has been sighted for [`SIGHT_PATIENCE`].
     ///
     /// # Errors
     /// As [`Self::add_address`].
@@ -233,15 +241,16 @@ impl Pool {
         &mut self,
         eni_id: &str,
         address: Ipv4Addr,
-        now: Timestamp,
+        (settled, now): (bool, Timestamp),
     ) -> Result<(), PoolError> {
-        match self.gave_back(Ipv4Net::from(address), now) {
-            true => Ok(()),
-            false => self.add_address(eni_id, address),
+        let known = self.owner(address).is_some_and(|owner| owner == eni_id);
+        match known || self.believes(Ipv4Net::from(address), settled, now) {
+            true => self.add_address(eni_id, address),
+            false => self.owned_by_no_other(eni_id, address),
         }
     }
 
-    /// Adds a prefix that a look at the cloud shows, unless it was given back lately.
+    /// Adds a prefix that a look at the cloud shows, as [`Self::sight_address`].
     ///
     /// # Errors
     /// As [`Self::add_prefix`].
@@ -249,17 +258,31 @@ impl Pool {
         &mut self,
         eni_id: &str,
         prefix: Ipv4Net,
-        now: Timestamp,
+        (settled, now): (bool, Timestamp),
     ) -> Result<(), PoolError> {
-        match self.gave_back(prefix, now) {
-            true => Ok(()),
-            false => self.add_prefix(eni_id, prefix),
+        let known = self.prefixes(eni_id).any(|has| has == prefix);
+        match known || self.believes(prefix, settled, now) {
+            true => self.add_prefix(eni_id, prefix),
+            false => Ok(()),
         }
     }
 
-    fn gave_back(&self, what: Ipv4Net, now: Timestamp) -> bool {
-        let when = self.returned.get(&what.trunc());
-        when.is_some_and(|when| now.since(*when) < DISBELIEF)
+    fn believes(&mut self, what: Ipv4Net, settled: bool, now: Timestamp) -> bool {
+        let what = what.trunc();
+        let returned = self.returned.get(&what);
+        if returned.is_some_and(|when| now.since(*when) < DISBELIEF) {
+            return false;
+        }
+        // What was out of sight for that long begins anew.
+        self.sighted
+            .retain(|_, (_, last)| now.since(*last) < SIGHT_PATIENCE);
+        let (first, last) = self.sighted.entry(what).or_insert((now, now));
+        *last = now;
+        let believed = !settled || now.since(*first) >= SIGHT_PATIENCE;
+        if believed {
+            self.sighted.remove(&what);
+        }
+        believed
     }
 
     fn owned_by_no_other(&self, eni_id: &str, address: Ipv4Addr) -> Result<(), PoolError> {

@@ -216,14 +216,33 @@ fn a_lagging_view_does_not_bring_back_what_was_given_back() {
     let parting = pool.part_with("eni-0", all, at(0)).unwrap();
     pool.parted("eni-0", &parting, at(0));
     let later = at(DISBELIEF.as_secs() - 1);
-    pool.sight_address("eni-0", address(0, 1), later).unwrap();
-    pool.sight_prefix("eni-0", prefix(0, 2), later).unwrap();
+    let look = (false, later);
+    pool.sight_address("eni-0", address(0, 1), look).unwrap();
+    pool.sight_prefix("eni-0", prefix(0, 2), look).unwrap();
     assert!(pool.assign(&key(1), later).is_err());
     pool.add_address("eni-0", address(0, 1)).unwrap();
     assert!(pool.assign(&key(1), later).is_ok(), "EC2 granted it anew");
     let believed = at(DISBELIEF.as_secs());
-    pool.sight_prefix("eni-0", prefix(0, 2), believed).unwrap();
+    let look = (false, believed);
+    pool.sight_prefix("eni-0", prefix(0, 2), look).unwrap();
     assert_eq!(view(&pool, believed).free, 16);
+}
+
+#[test]
+fn what_nobody_asked_for_must_be_in_sight_for_a_minute() {
+    let mut pool = pool(1, 1);
+    let mut free_after = |seconds: u64| {
+        let look = (true, at(seconds));
+        pool.sight_address("eni-0", address(0, 9), look).unwrap();
+        pool.sight_prefix("eni-0", prefix(0, 2), look).unwrap();
+        view(&pool, at(seconds)).free
+    };
+    assert_eq!(free_after(100), 1);
+    assert_eq!(free_after(159), 1);
+    // Out of sight for a minute: it begins anew.
+    assert_eq!(free_after(219), 1);
+    assert_eq!(free_after(278), 1);
+    assert_eq!(free_after(279), 18);
 }
 
 #[test]

@@ -20,11 +20,12 @@ pub(crate) use site::Site;
 use std::sync::Arc;
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::task::JoinSet;
 
 use crate::discover::PlugError;
 use crate::ec2::{Ec2Error, ErrorKind};
-use crate::ipam::plan::{self, Action};
+use crate::ipam::plan::{self, Action, Allowed, Situation};
 use crate::state::Trouble;
 use orders::{OrderId, Trial};
 use work::Worker;
@@ -59,7 +60,6 @@ impl ProvisionError {
 /// Runs for as long as the agent does.
 pub(crate) async fn keep_in_stock<S: Site>(site: Arc<S>) {
     let worker = Worker::new(site);
-    worker.clear_orphans().await;
     tokio::select! {
         () = stock(&worker) => {}
         () = look_around(&worker) => {}
@@ -105,6 +105,12 @@ async fn look_around<S: Site>(worker: &Worker<S>) {
 
 async fn sweep_now_and_then<S: Site>(worker: &Worker<S>) {
     let clock = worker.site.clock();
+    let born = OffsetDateTime::now_utc();
+    // Pods wait for what is on order, nobody for this.
+    while !worker.is_at_rest() {
+        clock.sleep(PERIOD).await;
+    }
+    worker.clear_earlier_lives(born).await;
     clock.sleep(sweep::first_pause()).await;
     loop {
         worker.sweep_leaked().await;
@@ -119,6 +125,18 @@ impl<S: Site> Worker<S> {
         let ends = self.site.lock().refusals.next_end(now);
         ends.map_or(PERIOD, |end| end.since(now).min(PERIOD))
             .max(Duration::from_millis(10))
+    }
+
+    /// Nothing is on order, and nothing would be if EC2 allowed it.
+    fn is_at_rest(&self) -> bool {
+        let site = &self.site;
+        let state = site.lock();
+        let situation = Situation {
+            allowed: Allowed::ALL,
+            ..state.situation(site.config(), site.waiting(), self.now())
+        };
+        let grows = |action: &Action| matches!(action, Action::Fill { .. } | Action::AddEni { .. });
+        state.orders.is_empty() && !plan::plan(&situation).iter().any(grows)
     }
 
     async fn carry_out(&self, order: OrderId, action: Action) {
@@ -136,13 +154,21 @@ impl<S: Site> Worker<S> {
             match &done {
                 Ok(()) => {
                     state.refusals.lifted(&trial);
-                    state.trouble = None;
+                    state.refused = None;
                 }
                 Err(error) => {
                     let advice = state.refusals.note(&trial, error.kind(), now);
                     tracing::warn!(%error, ?action, advice = advice.text, "the pool did not change");
-                    state.trouble = Some(Trouble {
-                        text: format!("{error}; {}", advice.text),
+                    let text = format!("{error}; {}", advice.text);
+                    if !advice.passing {
+                        let reason = match error.kind() {
+                            ErrorKind::Unauthorized => "MissingIAMPermissions",
+                            _ => "NoMoreAddresses",
+                        };
+                        self.site.warn(reason, text.clone());
+                    }
+                    state.refused = Some(Trouble {
+                        text,
                         passing: advice.passing,
                     });
                 }

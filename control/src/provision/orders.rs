@@ -78,6 +78,19 @@ impl Orders {
         self.enis.remove(&id);
     }
 
+    /// Nothing is under way that adds addresses.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.fills.is_empty() && self.enis.is_empty()
+    }
+
+    /// A new ENI will bring nothing, but takes its room until the order is closed.
+    pub fn give_up(&mut self, id: OrderId) {
+        if let Some(eni) = self.enis.get_mut(&id) {
+            eni.units = Units::default();
+        }
+    }
+
     /// On order for an ENI that is there.
     #[must_use]
     pub fn for_eni(&self, eni_id: &str) -> Units {

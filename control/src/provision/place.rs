@@ -3,6 +3,8 @@
 //! The tags of subnets are the VPC CNI's: `kubernetes.io/role/cni` opens (`1`, or anything else) or closes (`0`) a
 //! subnet; a subnet that names clusters is for these only; without a tag only the primary ENI's own subnet is used.
 
+use std::collections::BTreeSet;
+
 use ipnet::Ipv4Net;
 
 use crate::ec2::{Subnet, TAG_SUBNET_CLUSTER, TAG_SUBNET_ROLE};
@@ -35,6 +37,18 @@ pub(super) fn is_open(subnet: &Subnet, own: bool, cluster: Option<&str>) -> bool
             (Some(_), Some(ours)) => clusters.any(|name| name == ours),
         },
     }
+}
+
+/// Subnets whose tag closes them to pods: ENIs that are in them already are retired.
+pub(super) fn closed(subnets: &[Subnet]) -> BTreeSet<String> {
+    let is_closed = |subnet: &&Subnet| {
+        subnet
+            .tags
+            .get(TAG_SUBNET_ROLE)
+            .is_some_and(|role| role == "0")
+    };
+    let closed = subnets.iter().filter(is_closed);
+    closed.map(|subnet| subnet.id.clone()).collect()
 }
 
 /// The open subnets, that with most free addresses first.

@@ -11,14 +11,15 @@ use super::place::{self, Place};
 use super::work::Worker;
 use super::{ProvisionError, Site};
 use crate::discover::{self, Discovery, Found, Origin, Trust};
-use crate::ec2::{Observed, SubnetFilter};
+use crate::ec2::{Ec2Error, ErrorKind, Observed, SubnetFilter};
 use crate::ipam::plan::Units;
-use crate::state::{NodeEni, State};
+use crate::kubernetes::EniConfig;
+use crate::state::{Custom, NodeEni, State};
 
 /// Longest time between two questions to EC2 when nothing seems to have changed.
 const FULL_LOOK: Duration = Duration::from_secs(600);
-/// How long a list of subnets is good for.
-const PLACES_LIFE: Duration = Duration::from_secs(60);
+/// How long a list of subnets is good for: that one is full is learnt by its refusals, and tags change rarely.
+const PLACES_LIFE: Duration = FULL_LOOK;
 /// How long this node goes on with what the metadata service says while EC2 is silent.
 const EC2_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -26,7 +27,7 @@ impl<S: Site> Worker<S> {
     /// Looks at the cloud and takes over what is certain.
     pub(super) async fn refresh(&self) {
         let site = &self.site;
-        let observed = match discover::observe(site.ec2()).await {
+        let observed = match self.observe().await {
             Ok(observed) => observed,
             Err(error) => {
                 tracing::warn!(%error, "the metadata service was not looked at; the last good view stands");
@@ -34,11 +35,13 @@ impl<S: Site> Worker<S> {
             }
         };
         let now = site.clock().now();
+        let leisure = site.ec2().is_at_leisure();
         let due = {
             let state = site.lock();
             let last = state.looked_at_ec2;
-            let stale = last.is_none_or(|last| now.since(last) >= FULL_LOOK);
-            stale || differs(&state, &observed)
+            let age = now.since(last.unwrap_or(self.born));
+            let stale = last.is_none() || age >= FULL_LOOK || differs(&state, &observed);
+            stale && (leisure || age >= FULL_LOOK * 2)
         };
         if due && !site.config().imds_only {
             let asked = discover::ask(
@@ -62,10 +65,36 @@ impl<S: Site> Worker<S> {
             self.note_ranges(&observed);
         }
         self.follow_groups(&observed).await;
+        if site.config().provisioning && leisure {
+            self.update_places().await;
+        }
         if let Err(error) = site.publish().await {
             tracing::error!(error, "the kernel's policy is not up to date");
         }
         site.changed();
+    }
+
+    /// What the metadata service shows, if it is still that of our instance. With another one's identity (a restored
+    /// image, a proxy gone wrong) nothing it says is about us, and nothing is changed until it is ours again.
+    async fn observe(&self) -> Result<Vec<Observed>, Ec2Error> {
+        let site = &self.site;
+        let (ours, theirs) = (&site.instance().id, site.ec2().instance().await?.id);
+        let estranged = *ours != theirs;
+        let before = std::mem::replace(&mut site.lock().estranged, estranged);
+        if estranged {
+            return Err(Ec2Error {
+                call: "instance metadata",
+                kind: ErrorKind::Other,
+                code: String::new(),
+                message: format!(
+                    "it answers for {theirs}, we are {ours}; nothing is changed in EC2"
+                ),
+            });
+        }
+        if before {
+            tracing::info!("the metadata service answers for us again");
+        }
+        discover::observe(site.ec2()).await
     }
 
     fn note_ranges(&self, observed: &[Observed]) {
@@ -141,7 +170,8 @@ impl<S: Site> Worker<S> {
             .collect()
     }
 
-    /// Secondary ENIs in the primary's subnet rules have the primary's security groups.
+    /// Secondary ENIs have the primary's security groups; under custom networking, in the ENIConfig's subnet, those of
+    /// the ENIConfig, if it names any.
     async fn follow_groups(&self, observed: &[Observed]) {
         let site = &self.site;
         let Some(primary) = observed.iter().find(|eni| is_primary(eni)) else {
@@ -150,24 +180,22 @@ impl<S: Site> Worker<S> {
         if !site.config().provisioning || primary.groups.is_empty() {
             return;
         }
-        let others: Vec<String> = {
+        let changes: Vec<(String, Vec<String>)> = {
             let mut state = site.lock();
             if let Some(eni) = state.enis.get_mut(&primary.eni_id) {
                 eni.groups.clone_from(&primary.groups);
             }
-            let differs = |eni: &&Observed| {
-                let ours = state.enis.get(&eni.eni_id);
-                ours.is_some_and(|eni| eni.device_number != 0 && !eni.leaving)
-                    && sorted(&eni.groups) != sorted(&primary.groups)
+            let change = |eni: &Observed| {
+                let ours = state.enis.get(&eni.eni_id)?;
+                let groups = state.groups_for(ours, &primary.groups)?;
+                let differ = sorted(&eni.groups) != sorted(groups);
+                differ.then(|| (eni.eni_id.clone(), groups.to_vec()))
             };
-            let others = observed.iter().filter(differs);
-            others.map(|eni| eni.eni_id.clone()).collect()
+            observed.iter().filter_map(change).collect()
         };
-        for eni_id in others {
-            match site.ec2().set_groups(&eni_id, primary.groups.clone()).await {
-                Ok(()) => {
-                    tracing::info!(eni = %eni_id, groups = ?primary.groups, "security groups followed");
-                }
+        for (eni_id, groups) in changes {
+            match site.ec2().set_groups(&eni_id, groups.clone()).await {
+                Ok(()) => tracing::info!(eni = %eni_id, ?groups, "security groups followed"),
                 Err(error) => {
                     tracing::warn!(%error, eni = %eni_id, "security groups not followed");
                 }
@@ -185,7 +213,16 @@ impl<S: Site> Worker<S> {
             false => state.place_for_eni(now),
         };
         let place = place.cloned();
-        place.ok_or_else(|| ProvisionError::State("every subnet for pods is full".to_owned()))
+        place.ok_or_else(|| {
+            ProvisionError::State(match &state.custom {
+                Custom::Unknown(why) => why.clone(),
+                Custom::Known(name, config) if state.places.is_empty() => {
+                    let subnet = &config.subnet_id;
+                    format!("ENIConfig {name} names {subnet}, which EC2 does not show in this zone")
+                }
+                Custom::Off | Custom::Known(..) => "every subnet for pods is full".to_owned(),
+            })
+        })
     }
 
     async fn update_places(&self) {
@@ -204,36 +241,83 @@ impl<S: Site> Worker<S> {
         if fresh {
             return;
         }
+        let custom = site.lock().custom.clone();
+        let (places, closed) = match &custom {
+            Custom::Off => self.open_places(&primary).await,
+            Custom::Unknown(_) => (Vec::new(), BTreeSet::new()),
+            Custom::Known(_, config) => (
+                self.configured_places(config, &primary).await,
+                BTreeSet::new(),
+            ),
+        };
+        let mut state = site.lock();
+        if state.custom != custom {
+            // Overtaken: the next look lists anew.
+            return;
+        }
+        state.places = places;
+        state.places_listed = Some(now);
+        if state.closed != closed {
+            tracing::info!(?closed, "subnets closed to pods");
+            state.closed = closed;
+            state.assign_roles();
+        }
+    }
+
+    /// By tag, and which subnets are closed; the primary's subnet alone when EC2 will not say.
+    async fn open_places(&self, primary: &NodeEni) -> (Vec<Place>, BTreeSet<String>) {
+        let site = &self.site;
         let own = Place {
             subnet_id: primary.subnet_id.clone(),
             cidr: primary.subnet,
             groups: primary.groups.clone(),
         };
-        let places = match site.config().subnet_discovery {
-            true => self.discovered_places(&own).await,
-            false => vec![own],
-        };
-        let mut state = site.lock();
-        state.places = places;
-        state.places_listed = Some(now);
-    }
-
-    /// By tag; the primary's subnet alone when EC2 will not say.
-    async fn discovered_places(&self, own: &Place) -> Vec<Place> {
-        let site = &self.site;
-        let filter = SubnetFilter::Zone {
-            vpc_id: site.instance().vpc_id.clone(),
-            availability_zone: site.instance().availability_zone.clone(),
-        };
-        match site.ec2().subnets(filter).await {
+        if !site.config().subnet_discovery {
+            return (vec![own], BTreeSet::new());
+        }
+        match site.ec2().subnets(self.zone()).await {
             Ok(subnets) => {
                 let cluster = site.config().cluster_name.as_deref();
-                place::open_places(subnets, &own.subnet_id, cluster, &own.groups)
+                let closed = place::closed(&subnets);
+                let open = place::open_places(subnets, &own.subnet_id, cluster, &own.groups);
+                (open, closed)
             }
             Err(error) => {
                 tracing::warn!(%error, "subnets not listed; using the primary ENI's");
-                vec![own.clone()]
+                (vec![own], site.lock().closed.clone())
             }
+        }
+    }
+
+    /// The subnet an ENIConfig names, if it is in the node's zone: an ENI elsewhere could not be attached.
+    async fn configured_places(&self, config: &EniConfig, primary: &NodeEni) -> Vec<Place> {
+        match self.site.ec2().subnets(self.zone()).await {
+            Ok(subnets) => {
+                let groups = match config.groups.is_empty() {
+                    true => &primary.groups,
+                    false => &config.groups,
+                };
+                let named = subnets
+                    .into_iter()
+                    .find(|subnet| subnet.id == config.subnet_id);
+                let place = named.map(|subnet| Place {
+                    subnet_id: subnet.id,
+                    cidr: subnet.cidr,
+                    groups: groups.clone(),
+                });
+                place.into_iter().collect()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "subnets not listed; the last list stands");
+                self.site.lock().places.clone()
+            }
+        }
+    }
+
+    fn zone(&self) -> SubnetFilter {
+        SubnetFilter::Zone {
+            vpc_id: self.site.instance().vpc_id.clone(),
+            availability_zone: self.site.instance().availability_zone.clone(),
         }
     }
 }

@@ -29,6 +29,8 @@ pub(crate) trait Site: Send + Sync + 'static {
     fn clock(&self) -> &dyn Clock;
     /// ADDs that wait for an address.
     fn waiting(&self) -> u32;
+    /// Warns people who look at the node in the cluster.
+    fn warn(&self, reason: &'static str, message: String);
     /// Wakes the stock keeper.
     fn kick(&self) -> &Notify;
     /// Tells waiting ADDs that the pool changed.

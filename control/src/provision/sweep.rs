@@ -46,33 +46,58 @@ fn judge(eni: &Described, now: OffsetDateTime) -> Verdict {
 }
 
 impl<S: Site> Worker<S> {
-    /// ENIs this node made and did not attach. None is about to be attached when nothing is on order.
+    /// ENIs this node made and did not attach. None is about to be attached when nothing else is on order.
     pub(super) async fn clear_orphans(&self) {
-        let site = &self.site;
-        if !site.config().provisioning || site.lock().orders.new_enis().len() > 1 {
+        if self.site.lock().orders.new_enis().len() > 1 {
             return;
         }
-        let filter = Filter::Orphans(site.instance().id.clone());
-        match site.ec2().describe(filter).await {
-            Ok(orphans) => {
-                for eni in orphans {
-                    self.discard(&eni.eni_id).await;
-                }
-            }
-            Err(error) => tracing::warn!(%error, "orphaned ENIs not looked for"),
+        for eni in self.orphans().await {
+            self.discard(&eni.eni_id).await;
         }
+    }
+
+    /// ENIs an earlier life of this agent, which ended before `born`, made and did not attach.
+    pub(super) async fn clear_earlier_lives(&self, born: OffsetDateTime) {
+        self.site.ec2().at_leisure().await;
+        let mut orphans = self.orphans().await;
+        // The wall clock alone is not trusted: it may have been set back.
+        if !self.site.lock().orders.is_empty() {
+            return;
+        }
+        orphans.retain(|eni| {
+            let created = eni.tags.get(TAG_CREATED);
+            let created = created.map(|text| OffsetDateTime::parse(text, &Rfc3339));
+            !matches!(created, Some(Ok(created)) if created >= born)
+        });
+        for eni in orphans {
+            self.discard(&eni.eni_id).await;
+        }
+    }
+
+    async fn orphans(&self) -> Vec<Described> {
+        let site = &self.site;
+        if !site.lock().may_provision(site.config()) {
+            return Vec::new();
+        }
+        let filter = Filter::Orphans(site.instance().id.clone());
+        let described = site.ec2().describe(filter).await;
+        described.unwrap_or_else(|error| {
+            tracing::warn!(%error, "orphaned ENIs not looked for");
+            Vec::new()
+        })
     }
 
     /// ENIs any node left behind.
     pub(super) async fn sweep_leaked(&self) {
         let config = self.site.config();
-        if !config.provisioning || !config.leak_sweep {
+        if !self.site.lock().may_provision(config) || !config.leak_sweep {
             return;
         }
         let filter = Filter::Leaked {
             vpc_id: self.site.instance().vpc_id.clone(),
             cluster: config.cluster_name.clone(),
         };
+        self.site.ec2().at_leisure().await;
         let leaked = match self.site.ec2().describe(filter).await {
             Ok(leaked) => leaked,
             Err(error) => {

@@ -39,11 +39,14 @@ pub(super) struct Worker<S> {
     pub(super) site: Arc<S>,
     /// Held while subnets are listed: ENIs that are made side by side share one list.
     pub(super) listing: Arc<tokio::sync::Mutex<()>>,
+    /// When the work began.
+    pub(super) born: Timestamp,
 }
 
-impl<S> Worker<S> {
+impl<S: Site> Worker<S> {
     pub(super) fn new(site: Arc<S>) -> Self {
         Self {
+            born: site.clock().now(),
             site,
             listing: Arc::default(),
         }
@@ -55,6 +58,7 @@ impl<S> Clone for Worker<S> {
         Self {
             site: Arc::clone(&self.site),
             listing: Arc::clone(&self.listing),
+            born: self.born,
         }
     }
 }

@@ -26,6 +26,35 @@ pub(super) fn shrink(situation: &Situation) -> Vec<Action> {
     }
 }
 
+/// What can go of ENIs in closed subnets, however short the stock is: nothing of it will be handed out again.
+pub(super) fn retire(situation: &Situation) -> Vec<Action> {
+    let retired =
+        |eni: &&EniView| eni.role == Role::Retired && !eni.draining && eni.ordered.slots() == 0;
+    let part = |eni: &EniView| {
+        let eni_id = eni.eni_id.clone();
+        if removable(situation, eni) {
+            situation
+                .allowed
+                .remove_enis
+                .then_some(Action::RemoveEni { eni_id })
+        } else if eni.idle.slots() > 0 && eni.device_number == 0 {
+            let units = eni.idle;
+            situation
+                .allowed
+                .release
+                .then_some(Action::Release { eni_id, units })
+        } else {
+            None
+        }
+    };
+    situation
+        .enis
+        .iter()
+        .filter(retired)
+        .filter_map(part)
+        .collect()
+}
+
 fn removable(situation: &Situation, eni: &EniView) -> bool {
     let unused = eni.device_number != 0
         && eni.assigned == 0

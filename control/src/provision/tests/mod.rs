@@ -4,6 +4,8 @@
 
 #![expect(clippy::print_stdout, reason = "the figures are for people to see")]
 
+mod answers;
+mod subnets;
 mod time;
 mod world;
 
@@ -18,6 +20,7 @@ use crate::clock::Clock;
 use world::{Lies, World, key};
 
 const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 
 fn scaled(full: usize) -> usize {
     match std::env::var("PENSTOCK_SCALE").as_deref() {
@@ -107,38 +110,48 @@ fn two_hundred_and_fifty_pods_on_an_empty_node() {
 
 #[test]
 fn five_hundred_nodes_on_one_account() {
+    const PODS: usize = 20;
     let nodes = scaled(500);
-    // 100 calls at once and 20 a second for 500 nodes.
-    let rate = 20.0 * nodes as f64 / 500.0;
+    // The account's budget as EC2 documents it for this class of calls; fewer nodes get their share.
+    let (burst, rate) = (100.0, 20.0);
+    let share = nodes as f64 / 500.0;
+    let (burst, rate) = (burst * share, rate * share);
     let world = World::new(1, "10.0.0.0/16");
-    world
-        .cloud
-        .set_budget(u32::try_from(nodes / 5).unwrap(), rate);
+    world.cloud.set_budget(burst as u32, rate);
     world.cloud.set_latency(Duration::from_millis(100));
-    let took = world.clock.run(async {
+    let (served, settled) = world.clock.run(async {
         let all = join_all((0..nodes).map(|_| world.node("m5.large", &[]))).await;
         let pods = all
             .iter()
-            .flat_map(|node| (0..20).map(move |pod| node.add(pod)));
+            .flat_map(|node| (0..PODS).map(move |pod| node.add(pod)));
         let addresses = join_all(pods).await;
+        let served = world.clock.since_start();
         let distinct: HashSet<_> = addresses.iter().collect();
         assert_eq!(
             distinct.len(),
-            nodes * 20,
+            nodes * PODS,
             "no ADD is lost, no address given twice"
         );
-        world.clock.since_start()
+        for node in &all {
+            node.until("a full stock", 3600, |node| node.stock().1 == 27)
+                .await;
+        }
+        (served, world.clock.since_start())
     });
-    let calls = world.calls.lock().unwrap().len();
-    let refused = calls as f64 - (took.as_secs_f64() * rate + nodes as f64 / 5.0);
+    let calls = world.calls_by_action();
+    let made: usize = calls.values().map(|calls| calls.made).sum();
+    let refused: usize = calls.values().map(|calls| calls.refused).sum();
     // By its own constants the VPC CNI makes at least these calls a node: describe at start with tags, one fill, and for
-    // each of two more ENIs create, describe, attach, modify; each of them tried three times by its SDK when throttled.
-    let serial = Duration::from_secs_f64(nodes as f64 * (2.0 + 2.0 * 4.0) / rate);
+    // each of two more ENIs create, describe, attach, modify; were not one of them refused, the budget takes this long.
+    let needed = nodes as f64 * (2.0 + 2.0 * 4.0);
+    let serial = Duration::from_secs_f64((needed - burst) / rate);
     println!(
-        "{nodes} nodes: {took:?}; the VPC CNI's calls alone: {serial:?}; {calls} calls, about {refused:.0} refused"
+        "{nodes} nodes: last pod {served:?}, all full {settled:?}; the VPC CNI's calls alone: {serial:?}; {made} calls, \
+         {refused} refused: {calls:?}"
     );
-    assert!(refused < calls as f64 / 2.0, "too many calls are refused");
-    assert!(took < serial * 2);
+    // A node finds its share of the budget by doubling its pauses; its first answer comes after as many doublings.
+    assert!(refused <= nodes * 10, "too many calls are refused");
+    assert!(served < serial, "slower than the calls of one by one");
 }
 
 /// T14.
@@ -261,6 +274,7 @@ fn lying_views_neither_take_nor_give() {
             *world.lies.lock().unwrap() = Lies {
                 omit: 0.3,
                 invent: 0.5,
+                ..Lies::default()
             };
             for step in 4..30 {
                 match world.pick(3) {
@@ -342,7 +356,7 @@ fn a_full_subnet_says_so_and_is_not_hammered() {
         world.clock.sleep(600 * SECOND).await;
         let more = world.calls.lock().unwrap().len() - before;
         assert!(more <= 40, "{more} calls in ten minutes");
-        let trouble = node.lock().trouble.clone().unwrap();
+        let trouble = node.lock().trouble().unwrap();
         assert!(trouble.text.contains("subnet is full"), "{trouble:?}");
     });
 }

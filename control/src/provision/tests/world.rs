@@ -21,10 +21,11 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
 
 use super::time::TestClock;
+use crate::boot::EC2_PATIENCE;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::discover::{self, Found, Origin, PlugError, Trust};
-use crate::ec2::gate::Gate;
+use crate::ec2::gate::{Gate, Restraint};
 use crate::ec2::{
     Attachment, Created, DESCRIPTION_PREFIX, Described, Ec2, Ec2Error, Filter, Granted, Instance,
     NewEni, Observed, Subnet, SubnetFilter, TAG_CLUSTER, TAG_INSTANCE, Tags, classify,
@@ -33,15 +34,31 @@ use crate::ipam::plan::{Limits, Units};
 use crate::ipam::pool::{Parting, Pool};
 use crate::node::NodeError;
 use crate::provision::{Site, keep_in_stock};
-use crate::state::{NodeEni, State};
+use crate::state::{Custom, NodeEni, State};
 
 /// How both views may lie.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Lies {
     /// Chance that an address is left out of a view.
     pub(super) omit: f64,
+    /// The same for the metadata service alone.
+    pub(super) omit_metadata: f64,
     /// Chance that a view invents an address; the two never invent the same.
     pub(super) invent: f64,
+}
+
+/// The subnet for pods of [`World::with_pod_subnet`].
+pub(super) const POD_SUBNET: &str = "subnet-0000000000000000d";
+/// Security groups it also has.
+pub(super) const POD_GROUP: &str = "sg-0000000000000000d";
+/// Another one.
+pub(super) const OTHER_GROUP: &str = "sg-0000000000000000e";
+
+/// How often an action was called.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Calls {
+    pub(super) made: usize,
+    pub(super) refused: usize,
 }
 
 /// One account and its time.
@@ -51,29 +68,62 @@ pub(super) struct World {
     pub(super) cloud: Arc<Cloud>,
     /// Moments of all calls to EC2.
     pub(super) calls: Arc<Mutex<Vec<(Duration, &'static str)>>>,
+    /// Which of them the account's budget refused.
+    refused: Arc<Mutex<Vec<&'static str>>>,
     /// Chance that a change takes effect and its answer is lost.
     pub(super) loss: Arc<Mutex<f64>>,
     pub(super) lies: Arc<Mutex<Lies>>,
+    /// As which instance the metadata service answers, if not as the one it is asked by.
+    pub(super) impostor: Arc<Mutex<Option<String>>>,
     random: Arc<Mutex<StdRng>>,
 }
 
 impl World {
     pub(super) fn new(seed: u64, subnet: &str) -> Self {
-        let clock = TestClock::default();
         let mut config = CloudConfig {
             vpc_cidrs: vec!["10.0.0.0/8".parse().unwrap()],
             ..CloudConfig::default()
         };
         config.subnets.truncate(1);
         config.subnets[0].cidr = subnet.parse().unwrap();
+        Self::with(seed, config)
+    }
+
+    /// As [`Self::new`], with a second subnet in the same zone for pods, [`POD_SUBNET`].
+    pub(super) fn with_pod_subnet(subnet: &str, tags: &[(&str, &str)]) -> Self {
+        let mut config = CloudConfig::default();
+        config.vpc_cidrs.push("100.64.0.0/16".parse().unwrap());
+        config.subnets[0].cidr = subnet.parse().unwrap();
+        let zone = config.subnets[0].availability_zone.clone();
+        let pods = &mut config.subnets[1];
+        POD_SUBNET.clone_into(&mut pods.subnet_id);
+        pods.cidr = "100.64.0.0/24".parse().unwrap();
+        pods.availability_zone = zone;
+        let tags = tags
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        pods.tags = tags.collect();
+        for group in [POD_GROUP, OTHER_GROUP] {
+            let mut more = config.security_groups[0].clone();
+            group.clone_into(&mut more.group_id);
+            group.clone_into(&mut more.name);
+            config.security_groups.push(more);
+        }
+        Self::with(1, config)
+    }
+
+    fn with(seed: u64, config: CloudConfig) -> Self {
+        let clock = TestClock::default();
         let time = clock.clone();
         let now = move || Duration::from_secs(1_700_000_000) + time.since_start();
         Self {
             clock,
             cloud: Cloud::with_clock(config, Arc::new(now)).unwrap(),
             calls: Arc::default(),
+            refused: Arc::default(),
             loss: Arc::default(),
             lies: Arc::default(),
+            impostor: Arc::default(),
             random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))),
         }
     }
@@ -90,6 +140,17 @@ impl World {
         let calls = self.calls.lock().unwrap();
         let inside = calls.iter().filter(|(at, _)| *at >= from && *at < to);
         inside.count()
+    }
+
+    pub(super) fn calls_by_action(&self) -> BTreeMap<&'static str, Calls> {
+        let mut sums: BTreeMap<&str, Calls> = BTreeMap::new();
+        for (_, action) in self.calls.lock().unwrap().iter() {
+            sums.entry(action).or_default().made += 1;
+        }
+        for action in self.refused.lock().unwrap().iter() {
+            sums.entry(action).or_default().refused += 1;
+        }
+        sums
     }
 
     /// A node whose stock is kept.
@@ -112,11 +173,16 @@ impl World {
         let subnet = &self.cloud.config().subnets[0].subnet_id;
         let launched = self.cloud.launch_instance(instance_type, subnet, "node");
         let id = launched.unwrap().instance_id;
-        self.restart(&id, settings).await
+        self.restart(&id, settings, None).await
     }
 
-    /// The agent of an instance, as it starts.
-    pub(super) async fn restart(&self, id: &str, settings: &[(&str, &str)]) -> Arc<SimSite> {
+    /// The agent of an instance, as it starts; `restraint` is what its checkpoint says.
+    pub(super) async fn restart(
+        &self,
+        id: &str,
+        settings: &[(&str, &str)],
+        restraint: Option<&Restraint>,
+    ) -> Arc<SimSite> {
         let settings: BTreeMap<&str, &str> = settings.iter().copied().collect();
         let config = Config::read(&settings).unwrap();
         let sim = Arc::new(SimEc2 {
@@ -126,21 +192,32 @@ impl World {
         let instance = sim.instance().await.unwrap();
         let limits = sim.limits(&instance.instance_type).await.unwrap();
         let mut state = State::new(Pool::new(config.cooldown), limits);
+        if config.custom_networking {
+            state.set_custom(Custom::Unknown("not known yet".to_owned()));
+        }
         let observed = discover::observe(sim.as_ref()).await.unwrap();
-        for found in discover::combine(&observed, None, &Trust::All).enis {
+        let ec2 = Gate::new(sim, Arc::new(self.clock.clone()), Arc::default());
+        if let Some(restraint) = restraint {
+            ec2.restrain(restraint);
+        }
+        let patience = (&self.clock as &dyn Clock, EC2_PATIENCE);
+        let told = discover::ask(&ec2, &instance, &config, patience).await;
+        state.looked_at_ec2 = told.is_some().then(|| self.clock.now());
+        for found in discover::combine(&observed, told.as_ref(), &Trust::All).enis {
             let eni = node_eni(&found);
-            discover::enter(&mut state, eni, &found, Origin::Sighted, self.clock.now());
+            discover::enter(&mut state, eni, &found, Origin::Present, self.clock.now());
         }
         Arc::new(SimSite {
             config,
             instance,
-            ec2: Gate::new(sim, Arc::new(self.clock.clone())),
+            ec2,
             clock: self.clock.clone(),
             state: Mutex::new(state),
             kick: Notify::new(),
             changed: Notify::new(),
             waiting: AtomicU32::new(0),
             unknown_pods: Mutex::default(),
+            warnings: Mutex::default(),
         })
     }
 }
@@ -174,6 +251,8 @@ pub(super) struct SimSite {
     waiting: AtomicU32,
     /// Addresses of pods that no record knows.
     pub(super) unknown_pods: Mutex<HashSet<Ipv4Addr>>,
+    /// Reasons of warnings.
+    pub(super) warnings: Mutex<Vec<&'static str>>,
 }
 
 pub(super) fn key(pod: usize) -> AttachmentKey {
@@ -265,6 +344,10 @@ impl Site for SimSite {
         self.waiting.load(Ordering::Relaxed)
     }
 
+    fn warn(&self, reason: &'static str, _message: String) {
+        self.warnings.lock().unwrap().push(reason);
+    }
+
     fn kick(&self) -> &Notify {
         &self.kick
     }
@@ -334,19 +417,27 @@ impl SimEc2 {
             }
             None => run(&world.cloud),
             Some(FaultKind::LostReply) => run(&world.cloud).and_then(|_| Err(lost())),
-            Some(FaultKind::Error(code)) => Err(ApiError::new(code, "injected by the test")),
+            Some(FaultKind::Error(code)) => {
+                world.refused.lock().unwrap().push(action);
+                Err(ApiError::new(code, "injected by the test"))
+            }
             Some(FaultKind::Body { .. }) => Err(lost()),
         };
         result.map_err(|error| failed(action, &error))
     }
 
     /// What a view makes of an address list.
-    fn view(&self, addresses: Vec<Ipv4Addr>, subnet: Ipv4Net, invented_from: u32) -> Vec<Ipv4Addr> {
+    fn view(
+        &self,
+        addresses: Vec<Ipv4Addr>,
+        subnet: Ipv4Net,
+        (omit, invented_from): (f64, u32),
+    ) -> Vec<Ipv4Addr> {
         let world = &self.world;
         let lies = *world.lies.lock().unwrap();
         let mut shown: Vec<Ipv4Addr> = addresses
             .into_iter()
-            .filter(|_| !world.chance(lies.omit))
+            .filter(|_| !world.chance(omit.max(lies.omit)))
             .collect();
         if world.chance(lies.invent) {
             let offset = invented_from + u32::try_from(world.pick(8)).unwrap();
@@ -365,7 +456,7 @@ impl SimEc2 {
             subnet_id: eni.subnet_id.clone(),
             groups: eni.groups.clone(),
             primary: eni.primary,
-            secondaries: self.view(eni.secondaries.clone(), eni.subnet_cidr, 20),
+            secondaries: self.view(eni.secondaries.clone(), eni.subnet_cidr, (0.0, 20)),
             prefixes: eni.prefixes.clone(),
             description: eni.description.clone(),
             attachment: eni.attachment_id.as_ref().map(|id| Attachment {
@@ -379,7 +470,8 @@ impl SimEc2 {
     }
 
     fn observed(&self, eni: &Eni) -> Observed {
-        let secondaries = self.view(eni.secondaries.clone(), eni.subnet_cidr, 40);
+        let omit = self.world.lies.lock().unwrap().omit_metadata;
+        let secondaries = self.view(eni.secondaries.clone(), eni.subnet_cidr, (omit, 40));
         Observed {
             eni_id: eni.eni_id.clone(),
             mac: MacAddr(eni.mac),
@@ -406,8 +498,9 @@ impl Ec2 for SimEc2 {
     fn instance(&self) -> BoxFuture<'_, Result<Instance, Ec2Error>> {
         Box::pin(async {
             let instance = self.world.cloud.instance(&self.instance_id).unwrap();
+            let impostor = self.world.impostor.lock().unwrap().clone();
             Ok(Instance {
-                id: instance.instance_id,
+                id: impostor.unwrap_or(instance.instance_id),
                 instance_type: instance.instance_type,
                 availability_zone: instance.availability_zone,
                 primary_mac: MacAddr(instance.primary_eni.mac),

@@ -36,12 +36,29 @@ impl<S: Site> Worker<S> {
                 return Err(error.into());
             }
         };
-        if let Err(error) = self.attach(order, &created.eni_id).await {
-            self.discard(&created.eni_id).await;
-            return Err(error.into());
-        }
-        let found = self.await_visible(&created).await?;
-        self.put_to_use(&found, Some(order)).await
+        let attachment = match self.attach(order, &created.eni_id).await {
+            Ok(attachment) => attachment,
+            Err(error) => {
+                self.discard(&created.eni_id).await;
+                return Err(error.into());
+            }
+        };
+        let found = match self.await_visible(&created).await {
+            Ok(found) => found,
+            Err(error) => {
+                self.site.lock().orders.give_up(order);
+                tracing::error!(%error, eni = %created.eni_id, "an ENI hangs in its attachment; given up");
+                self.site.kick().notify_one();
+                self.retract(&created.eni_id).await;
+                return Err(error.into());
+            }
+        };
+        let used = self.put_to_use(&found, Some(order)).await;
+        let worker = self.clone();
+        tokio::spawn(async move {
+            worker.bind_to_instance(&created.eni_id, &attachment).await;
+        });
+        used
     }
 
     async fn create(
@@ -95,15 +112,16 @@ impl<S: Site> Worker<S> {
         tags
     }
 
-    async fn attach(&self, order: OrderId, eni_id: &str) -> Result<(), Ec2Error> {
+    /// The attachment's id.
+    async fn attach(&self, order: OrderId, eni_id: &str) -> Result<String, Ec2Error> {
         let ec2 = self.site.ec2();
         let instance = &self.site.instance().id;
         let mut pause = self.pause(VISIBLE_PATIENCE);
         let mut taken = self.device_numbers();
         let mut number = self.choose_number(order, &taken);
-        let attachment = loop {
+        loop {
             let error = match ec2.attach(eni_id, instance, number).await {
-                Ok(attachment) => break attachment,
+                Ok(attachment) => return Ok(attachment),
                 Err(error) => error,
             };
             match error.kind {
@@ -114,24 +132,29 @@ impl<S: Site> Worker<S> {
                     number = self.choose_number(order, &taken);
                 }
                 ErrorKind::Transport | ErrorKind::Other => match self.plugged(eni_id).await? {
-                    Some(attachment) => break attachment,
+                    Some(attachment) => return Ok(attachment),
                     None if pause.again().await => {}
                     None => return Err(error),
                 },
                 _ => return Err(error),
             }
-        };
+        }
+    }
+
+    /// Makes EC2 delete the ENI when the instance goes. Pods wait for the ENI and nobody waits for this.
+    async fn bind_to_instance(&self, eni_id: &str, attachment: &str) {
+        let ec2 = self.site.ec2();
+        ec2.at_leisure().await;
         for _ in 0..MAX_REPEATS {
-            match ec2.delete_on_termination(eni_id, &attachment).await {
-                Ok(()) => break,
+            match ec2.delete_on_termination(eni_id, attachment).await {
+                Ok(()) => return,
                 Err(error) if error.kind == ErrorKind::Transport => {}
                 Err(error) => {
                     tracing::warn!(%error, eni = eni_id, "the ENI will outlive the instance");
-                    break;
+                    return;
                 }
             }
         }
-        Ok(())
     }
 
     /// The attachment an attach without an answer made.

@@ -7,8 +7,10 @@ use crate::ec2::{Ec2Error, ErrorKind, Filter};
 use crate::provision::{ProvisionError, Site};
 use crate::state::NodeEni;
 
-/// Longest wait for an ENI to let go.
-const DETACH_PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for an ENI to let go before it is asked again.
+const DETACH_PATIENCE: Duration = Duration::from_secs(300);
+/// Longest pause between two attempts to part from an ENI that hangs.
+const MAX_HANG_PAUSE: Duration = Duration::from_secs(600);
 /// Longest wait for EC2 to know, or to let go of, an ENI that is to be deleted.
 const DELETE_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -75,34 +77,68 @@ impl<S: Site> Worker<S> {
             return Err(ProvisionError::State(text));
         }
         self.site.publish().await.map_err(ProvisionError::State)?;
-        Ok(self.detach(&eni.eni_id).await?)
+        Ok(self.detach(&eni.eni_id, false).await?)
     }
 
-    async fn detach(&self, eni_id: &str) -> Result<(), Ec2Error> {
+    /// Detaches an ENI. Once EC2 has agreed, or when the caller `insist`s, there is no way back: the ENI may go at any
+    /// moment, so it is asked for, less and less often, until it is gone.
+    async fn detach(&self, eni_id: &str, insist: bool) -> Result<(), Ec2Error> {
+        let mut agreed = insist;
+        let mut rest = DETACH_PATIENCE;
+        while !self.try_detach(eni_id, &mut agreed).await? {
+            tracing::error!(
+                eni = eni_id,
+                "hangs in its detachment; asked for again in {rest:?}"
+            );
+            self.site.clock().sleep(rest).await;
+            rest = (rest * 2).min(MAX_HANG_PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Whether it is detached; an error only while EC2 has not agreed.
+    async fn try_detach(&self, eni_id: &str, agreed: &mut bool) -> Result<bool, Ec2Error> {
         let ec2 = self.site.ec2();
         let mut pause = self.pause(DETACH_PATIENCE);
         let mut asked = false;
         loop {
-            let described = ec2.describe(Filter::Eni(eni_id.to_owned())).await?;
-            let plug = described.into_iter().find_map(|eni| eni.attachment);
-            let Some(plug) = plug else {
-                return Ok(());
+            let plug = match ec2.describe(Filter::Eni(eni_id.to_owned())).await {
+                Ok(enis) => Some(enis.into_iter().find_map(|eni| eni.attachment)),
+                Err(error) if !*agreed => return Err(error),
+                Err(error) if error.kind == ErrorKind::NotFound => Some(None),
+                Err(_) => None,
             };
-            if !asked {
-                match ec2.detach(&plug.id).await {
-                    Ok(()) => asked = true,
+            match plug {
+                Some(None) => return Ok(true),
+                Some(Some(plug)) if !asked => match ec2.detach(&plug.id).await {
+                    Ok(()) => (asked, *agreed) = (true, true),
                     // The next look tells.
-                    Err(error) if error.kind == ErrorKind::Transport => {}
+                    Err(error) if *agreed || error.kind == ErrorKind::Transport => {}
                     Err(error) => return Err(error),
-                }
+                },
+                _ => {}
             }
-            if !pause.again().await {
-                return Err(Ec2Error {
+            if pause.again().await {
+                continue;
+            }
+            return match *agreed {
+                true => Ok(false),
+                false => Err(Ec2Error {
                     call: "DetachNetworkInterface",
                     kind: ErrorKind::Other,
                     code: String::new(),
-                    message: format!("{eni_id} is not detached after {DETACH_PATIENCE:?}"),
-                });
+                    message: format!("no answer about {eni_id} in {DETACH_PATIENCE:?}"),
+                }),
+            };
+        }
+    }
+
+    /// Parts from an ENI that was attached and never appeared.
+    pub(in crate::provision) async fn retract(&self, eni_id: &str) {
+        match self.detach(eni_id, true).await {
+            Ok(()) => self.discard(eni_id).await,
+            Err(error) => {
+                tracing::warn!(%error, eni = eni_id, "an ENI that hangs was not detached");
             }
         }
     }
