@@ -4,6 +4,7 @@
 //! else: pods, routes, rules and the dataplane keep working without it. `install` and `uninstall` are for the container
 //! runtime's directories and talk to the agent that runs.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,7 +17,9 @@ use penstock_control::clock::MachineClock;
 use penstock_control::config::{Config, EXIT_BAD_CONFIG, Environment};
 use penstock_control::ec2::aws::{Aws, Endpoints};
 use penstock_control::ec2::gate::Gate;
+use penstock_control::ec2::{Ec2 as _, known_limits};
 use penstock_control::install::{Chained, PLUGIN, Target};
+use penstock_control::ipam::max_pods::{self, Primary};
 use penstock_control::pages;
 use penstock_control::server::Server;
 use penstock_control::watch::watch_kernel;
@@ -62,6 +65,16 @@ enum Verb {
         /// Seconds to wait for the agent.
         #[arg(long, value_name = "SECONDS", default_value_t = 120)]
         wait: u64,
+    },
+    /// Print how many pods a node of a type can run, for the kubelet's maxPods: by its addresses, with the settings of
+    /// prefix delegation and custom networking in the environment.
+    MaxPods {
+        /// For example m5.large; one that is in no table here is asked of EC2.
+        #[arg(long, value_name = "TYPE")]
+        instance_type: String,
+        /// Virtual CPUs of the type: the answer is then no more than EKS recommends, 110 below 30 and 250 from there.
+        #[arg(long, value_name = "N")]
+        vcpus: Option<u32>,
     },
     /// Take both away again; refused while pods are attached.
     Uninstall {
@@ -117,7 +130,7 @@ fn main() -> ExitCode {
         tracing::warn!(warning, "a setting is not honoured");
     }
     if let Some(verb) = arguments.verb {
-        return match install(verb, arguments.run_dir, config.veth_prefix) {
+        return match serve_verb(verb, arguments.run_dir, &config) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 tracing::error!(%error, "not done");
@@ -149,11 +162,12 @@ fn main() -> ExitCode {
 }
 
 /// Serves the verbs that are not the agent.
-fn install(
+fn serve_verb(
     verb: Verb,
     run_dir: PathBuf,
-    veth_prefix: String,
+    config: &Config,
 ) -> Result<(), Box<dyn std::error::Error>> {
+    let veth_prefix = config.veth_prefix.clone();
     let target = |directories: Directories, chain| Target {
         bin_dir: directories.cni_bin_dir,
         conf_dir: directories.cni_conf_dir,
@@ -177,12 +191,53 @@ fn install(
             let (bin_dir, conf_dir) = (target.bin_dir.display(), target.conf_dir.display());
             tracing::info!(changed, %bin_dir, %conf_dir, "installed");
         }
+        Verb::MaxPods {
+            instance_type,
+            vcpus,
+        } => {
+            let pods = max_pods(config, &instance_type, vcpus)?;
+            writeln!(std::io::stdout(), "{pods}")?;
+        }
         Verb::Uninstall { directories, force } => {
             target(directories, Vec::new()).uninstall(force)?;
             tracing::info!("uninstalled");
         }
     }
     Ok(())
+}
+
+fn max_pods(
+    config: &Config,
+    instance_type: &str,
+    vcpus: Option<u32>,
+) -> Result<u32, Box<dyn std::error::Error>> {
+    let limits = match known_limits(instance_type) {
+        Some(limits) => limits,
+        None => {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.enable_all().build()?.block_on(async {
+                let aws = Aws::connect(&endpoints(config)).await?;
+                aws.limits(instance_type).await
+            })?
+        }
+    };
+    let primary = match config.custom_networking {
+        true => Primary::Host,
+        false => Primary::Pods,
+    };
+    let kind = config.targets.kind;
+    Ok(match vcpus {
+        Some(vcpus) => max_pods::recommended(limits, kind, primary, vcpus),
+        None => max_pods::by_addresses(limits, kind, primary),
+    })
+}
+
+fn endpoints(config: &Config) -> Endpoints {
+    Endpoints {
+        ec2: config.ec2_endpoint.clone(),
+        imds: None,
+        deadline: Some(config.call_deadline),
+    }
 }
 
 async fn run(setup: Setup) -> Result<(), Box<dyn std::error::Error>> {
@@ -192,12 +247,7 @@ async fn run(setup: Setup) -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::bind(&setup.run_dir)?;
     let (ready, agent) = watch::channel(None);
     let working = async {
-        let endpoints = Endpoints {
-            ec2: setup.config.ec2_endpoint.clone(),
-            imds: None,
-            deadline: Some(setup.config.call_deadline),
-        };
-        let aws = Aws::connect(&endpoints).await?;
+        let aws = Aws::connect(&endpoints(&setup.config)).await?;
         let meter = Arc::clone(&setup.meter);
         let gate = Gate::new(Arc::new(aws), Arc::new(MachineClock), meter);
         let agent = boot(&setup, Arc::new(gate)).await?;

@@ -97,8 +97,8 @@ pub struct State {
     pub limits: Limits,
     /// Most pods the node may run, where that is known.
     pub max_pods: Option<u32>,
-    /// Pods the cluster has sent here that have not asked for an address yet.
-    pub expected: u32,
+    /// Pods the cluster has sent here that have no address yet, by namespace and name.
+    pub awaiting: BTreeSet<(String, String)>,
     /// No new pods are scheduled here.
     pub cordoned: bool,
     /// Custom networking.
@@ -140,7 +140,7 @@ impl State {
             foreign_devices: Vec::new(),
             limits,
             max_pods: None,
-            expected: 0,
+            awaiting: BTreeSet::new(),
             cordoned: false,
             custom: Custom::Off,
             closed: BTreeSet::new(),
@@ -167,7 +167,7 @@ impl State {
     #[must_use]
     pub fn situation(&self, config: &Config, waiting: u32, now: Timestamp) -> Situation {
         let provisioning = self.may_provision(config);
-        let waiting = waiting.max(self.expected);
+        let waiting = waiting.max(self.expected());
         // On a cordoned node only pods that are here already need addresses.
         let quiet = self.cordoned && !config.stock_when_cordoned;
         let growth = provisioning && self.refusals.growth_allowed(now) && (!quiet || waiting > 0);
@@ -256,6 +256,19 @@ impl State {
         self.places_listed = None;
         self.assign_roles();
         true
+    }
+
+    /// Pods that will ask for an address and have not done so yet.
+    fn expected(&self) -> u32 {
+        if self.awaiting.is_empty() {
+            return 0;
+        }
+        let here: BTreeSet<(&str, &str)> = self.records.values().map(Record::pod_name).collect();
+        let mut awaiting = self.awaiting.iter();
+        let to_come = awaiting
+            .by_ref()
+            .filter(|(namespace, name)| !here.contains(&(namespace.as_str(), name.as_str())));
+        u32::try_from(to_come.count()).unwrap_or(u32::MAX)
     }
 
     /// Whether anything may be changed in EC2.

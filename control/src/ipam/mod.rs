@@ -51,6 +51,12 @@ impl Record {
         self.link.is_some() && !self.superseded
     }
 
+    /// Namespace and name of the pod.
+    #[must_use]
+    pub fn pod_name(&self) -> (&str, &str) {
+        (&self.pod.namespace, &self.pod.name)
+    }
+
     /// Tells this reservation from an earlier one of the same key.
     #[must_use]
     pub fn generation(&self) -> u64 {
