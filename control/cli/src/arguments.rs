@@ -6,7 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use penstock_dataplane_api::Offload;
 
+use crate::doctor::DoctorArguments;
 use crate::lab::LabCommand;
+use crate::tune::TuneArguments;
 
 /// Status of a command line that makes no sense (EX_USAGE, sysexits.h); clap's own 2 means "down"
 /// here.
@@ -25,6 +27,29 @@ Examples:
   penstock get drops -o json
   penstock lab up
   penstock lab exec node1 -- penstock get flows --limit 20";
+
+const DOCTOR_HELP: &str = "\
+Exit status:
+  0   nothing is wrong (a NOTE says what would be faster)
+  1   WARN: trouble under load
+  2   FAIL: packets or pods are lost
+
+Examples:
+  penstock doctor
+  penstock doctor --quiet
+  penstock doctor -o json | jq '.[] | select(.verdict == \"FAIL\")'";
+
+const TUNE_HELP: &str = "\
+Exit status:
+  0   done; with --diff, nothing differs
+  1   with --diff, something differs; or it failed
+
+Examples:
+  penstock tune --diff
+  penstock tune --apply
+  penstock tune --apply --only netdev-max-backlog
+  penstock tune --revert
+  penstock tune --level may --cores 2,3 --render bottlerocket";
 
 /// Looks inside Penstock, and brings a lab up.
 #[derive(Debug, Parser)]
@@ -64,11 +89,22 @@ pub(crate) enum Command {
         /// The setting.
         setting: OffloadSetting,
     },
+    /// Read back everything the node needs: PASS, NOTE, WARN or FAIL, and what to do.
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArguments),
+    /// Apply, compare or put back the node's settings; render them for a new node.
+    #[command(after_help = TUNE_HELP)]
+    Tune(TuneArguments),
     /// A VPC on one machine, to try things in. Needs root.
     #[command(subcommand)]
     Lab(LabCommand),
     /// Versions of this command and of the daemons.
     Version,
+    /// Write the man pages, one for each command.
+    Man {
+        /// Directory they go to, such as /usr/share/man/man1.
+        directory: PathBuf,
+    },
     /// Print a shell's completion script.
     Completion {
         /// The shell.
@@ -137,8 +173,17 @@ pub(crate) enum Format {
     Table,
     /// The daemons' own rows.
     Json,
+    /// The same as YAML.
+    Yaml,
     /// As table, with every column.
     Wide,
+}
+
+impl Format {
+    /// Whether programs read it: nothing but the answer may be written.
+    pub(crate) fn is_for_machines(self) -> bool {
+        matches!(self, Self::Json | Self::Yaml)
+    }
 }
 
 #[cfg(test)]

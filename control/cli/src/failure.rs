@@ -28,6 +28,9 @@ pub(crate) enum Failure {
     /// The lab cannot be what it was asked to be.
     #[error("{0}")]
     Lab(String),
+    /// The node cannot be looked at or changed as it was asked to be.
+    #[error("{0}")]
+    Node(String),
     /// Standard output, or a file of the lab, cannot be read or written.
     #[error("input or output failed: {0}")]
     Output(#[from] io::Error),

@@ -1,17 +1,24 @@
 //! `penstock`, the one command: looks inside a running node, and brings a lab up.
 //!
-//! It asks the two daemons over their sockets and prints what they say; it holds no state and
-//! changes nothing on a node but the dataplane's offload switch. A lab ([`lab`]) is namespaces of its own. Standard output carries the answer, standard error the problems, and
-//! the exit status the verdict (see [`arguments`]).
+//! It asks the two daemons over their sockets and prints what they say, and reads the node's
+//! settings back ([`doctor`]). Only `offload` and [`tune`] change a node;
+//! the latter records what was there before. A
+//! lab ([`lab`]) is namespaces of its own. Standard output carries the answer, standard error the
+//! problems, and the exit status the verdict (see [`arguments`]).
 
 mod arguments;
 mod daemons;
 mod demo;
+mod doctor;
 mod failure;
 mod get;
+mod host;
+mod knob;
 mod lab;
+mod scene;
 mod status;
 mod table;
+mod tune;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -59,10 +66,17 @@ fn run(arguments: &Arguments, output: &mut impl Write) -> Result<ExitCode, Failu
             daemons.set_offload((*setting).into())?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Doctor(request) => doctor::run(&daemons, request, output),
+        Command::Tune(request) => tune::run((&daemons, &arguments.run_dir), request, output),
         Command::Lab(command) => lab::run(command, output),
         Command::Version => {
             writeln!(output, "penstock {}", env!("CARGO_PKG_VERSION"))?;
             daemons.versions(output)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { directory } => {
+            std::fs::create_dir_all(directory)?;
+            clap_mangen::generate_to(Arguments::command(), directory)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Completion { shell } => {

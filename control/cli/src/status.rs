@@ -113,7 +113,7 @@ impl Report {
             rows: self.parts.iter().map(row).collect(),
         };
         view.write(format, true, output)?;
-        if format == Format::Json {
+        if format.is_for_machines() {
             return Ok(());
         }
         for part in self.parts.iter().filter(|part| !part.problem.is_empty()) {

@@ -62,6 +62,7 @@ impl View {
                 serde_json::to_writer_pretty(&mut *output, &self.json)?;
                 writeln!(output)
             }
+            Format::Yaml => serde_norway::to_writer(output, &self.json).map_err(io::Error::other),
             Format::Table => self.write_table(false, headers, output),
             Format::Wide => self.write_table(true, headers, output),
         }
@@ -142,8 +143,10 @@ mod tests {
     }
 
     #[test]
-    fn json_is_the_value() {
+    fn json_and_yaml_are_the_value() {
         let value: Value = serde_json::from_str(&written(Format::Json, true)).unwrap();
+        assert_eq!(value, view().json);
+        let value: Value = serde_norway::from_str(&written(Format::Yaml, true)).unwrap();
         assert_eq!(value, view().json);
     }
 }
