@@ -7,6 +7,7 @@
 
 #![expect(clippy::print_stdout, reason = "printing a figure is what it is for")]
 
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -55,11 +56,8 @@ fn stream(sender: &Node, receiver: &Node) -> Result<Stream> {
         source_mac: link.mac.context("eth0 without an address")?,
         destination_mac: ROUTER_MAC.0,
         source: sender.primary_address(),
-        destination: receiver.primary_address(),
-        first_port: 20_000,
-        flows: 256,
-        destination_port: 9,
-        frame_bytes: 60,
+        destinations: vec![SocketAddrV4::new(receiver.primary_address(), 9)],
+        ..Stream::default()
     })
 }
 

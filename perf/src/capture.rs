@@ -3,7 +3,7 @@
 //! For tests that compare what arrived with what was sent. Sees a frame before the namespace's own
 //! stack, and what the namespace itself sends as well.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
@@ -59,8 +59,20 @@ impl Capture {
     /// # Errors
     /// When the interface goes away.
     pub fn frame(&mut self) -> Result<Option<&[u8]>> {
+        self.receive(MsgFlags::empty())
+    }
+
+    /// The next frame that has arrived, or `None` at once.
+    ///
+    /// # Errors
+    /// When the interface goes away.
+    pub fn frame_now(&mut self) -> Result<Option<&[u8]>> {
+        self.receive(MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn receive(&mut self, flags: MsgFlags) -> Result<Option<&[u8]>> {
         loop {
-            let received = recv(self.socket.as_raw_fd(), &mut self.frame, MsgFlags::empty());
+            let received = recv(self.socket.as_raw_fd(), &mut self.frame, flags);
             return match received {
                 Ok(length) => Ok(self.frame.get(..length)),
                 Err(Errno::EAGAIN) => Ok(None),
@@ -68,5 +80,11 @@ impl Capture {
                 Err(error) => bail!("receive: {error}"),
             };
         }
+    }
+}
+
+impl AsFd for Capture {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }

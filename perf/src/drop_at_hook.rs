@@ -1,4 +1,4 @@
-//! Drops everything that enters an interface, and counts it: the rig's baseline.
+//! Drops everything that enters an interface but ARP, and counts it: the rig's baseline.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -15,20 +15,39 @@ pub struct DropAtHook {
 }
 
 impl DropAtHook {
-    /// Attaches to the interface, in the calling thread's namespace.
+    /// Attaches at TCX to the interface, in the calling thread's namespace.
     ///
     /// # Errors
     /// When the kernel refuses the program or the attachment.
     pub fn attach(ifindex: u32) -> Result<Self> {
+        Self::load("drop", |program| {
+            Ok(link::attach_tcx_ingress(program.as_fd(), ifindex)?)
+        })
+    }
+
+    /// Attaches natively at XDP to the interface, in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses the program or the attachment.
+    pub fn attach_xdp(ifindex: u32) -> Result<Self> {
+        Self::load("drop_xdp", |program| {
+            Ok(link::attach_xdp_native(program.as_fd(), ifindex)?)
+        })
+    }
+
+    fn load(
+        name: &str,
+        attach: impl FnOnce(&libbpf_rs::Program<'_>) -> Result<OwnedFd>,
+    ) -> Result<Self> {
         let object = ObjectBuilder::default()
             .open_memory(OBJECT)
             .and_then(libbpf_rs::OpenObject::load)
             .context("cannot load the drop program")?;
         let program = object
             .progs()
-            .find(|program| program.name() == "drop")
-            .context("no program `drop`")?;
-        let link = link::attach_tcx_ingress(program.as_fd(), ifindex)?;
+            .find(|program| program.name() == name)
+            .with_context(|| format!("no program `{name}`"))?;
+        let link = attach(&program)?;
         Ok(Self {
             object,
             _link: link,

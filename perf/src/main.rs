@@ -63,11 +63,11 @@ struct Run {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
     /// Seconds of load per measurement.
-    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    #[arg(long, default_value_t = 0.4, value_parser = seconds)]
     seconds: f64,
     /// Numbers of pods on a node.
     #[arg(long, value_delimiter = ',', default_value = "4,110",
-          value_parser = clap::value_parser!(u32).range(2..=200))]
+          value_parser = clap::value_parser!(u32).range(4..=200))]
     pods: Vec<u32>,
 }
 

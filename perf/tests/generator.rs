@@ -1,6 +1,6 @@
 //! The generator and the drop baseline, on one veth pair: what is sent is what is counted.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ fn live_frames_reach_the_peer() {
         source_mac: [2, 0, 0, 0, 0, 1],
         destination_mac: [2, 0, 0, 0, 0, 2],
         source: Ipv4Addr::new(10, 0, 0, 1),
-        destination: Ipv4Addr::new(10, 0, 0, 2),
+        destinations: vec![SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 9)],
         ..Stream::default()
     };
     let sent = near

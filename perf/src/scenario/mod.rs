@@ -1,8 +1,12 @@
 //! The scenarios by name, and what a run of one gets.
 
 mod cni_add;
-mod egress_snat;
+mod cps;
+mod crash;
+mod forwarding;
 mod pipeline;
+mod rr;
+mod tcp_bulk;
 
 use std::time::{Duration, Instant};
 
@@ -105,7 +109,32 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "egress-snat",
         purpose: "pod to outside with SNAT by frame size, offload on and off, beside the kernel path",
-        run: egress_snat::run,
+        run: forwarding::egress,
+    },
+    Scenario {
+        name: "ingress",
+        purpose: "what the outside answers, to the pod, by frame size, likewise",
+        run: forwarding::ingress,
+    },
+    Scenario {
+        name: "tcp-bulk",
+        purpose: "TCP throughput out, in, between nodes and on one, 1 and 8 streams, MTU 1500 and 9001",
+        run: tcp_bulk::run,
+    },
+    Scenario {
+        name: "rr",
+        purpose: "request and response by UDP and TCP, idle and at half load: p50 and p99",
+        run: rr::run,
+    },
+    Scenario {
+        name: "cps",
+        purpose: "new flows a second: generated UDP and TCP SYN, and real connections",
+        run: cps::run,
+    },
+    Scenario {
+        name: "crash",
+        purpose: "kill -9 of the dataplane under load: lost packets, gap, resets, worst of many",
+        run: crash::run,
     },
     Scenario {
         name: "cni-add",
