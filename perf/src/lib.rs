@@ -8,6 +8,7 @@ pub mod drop_at_hook;
 pub mod foreign;
 pub mod generator;
 pub mod inject;
+pub mod instructions;
 pub mod load;
 pub mod pipeline;
 pub mod place;

@@ -10,8 +10,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
+use penstock_perf::instructions::{self, Baseline, Case};
 use penstock_perf::report::{self, Detail, Report};
 use penstock_perf::scenario::{self, Options, Session};
+
+/// Share of instructions by which a path may grow unnoticed.
+const TOLERANCE: f64 = 0.02;
 
 /// Measures Penstock beside the kernel path, in one interleaved run.
 #[derive(Parser)]
@@ -43,6 +47,21 @@ enum Verb {
         #[arg(short, long, default_value = "report.html")]
         output: PathBuf,
     },
+    /// Instructions a packet of the engine's paths, counted by single steps.
+    Instructions {
+        /// Compare with a baseline; exit code 1 when a path takes more.
+        #[arg(long, value_name = "FILE")]
+        check: Option<PathBuf>,
+        /// Write the counts into a baseline, beside those of other profiles.
+        #[arg(long, value_name = "FILE", conflicts_with = "check")]
+        write: Option<PathBuf>,
+    },
+    /// The part of `instructions` that is counted.
+    #[command(hide = true)]
+    Counted {
+        /// Which path.
+        case: Case,
+    },
 }
 
 #[derive(Args)]
@@ -69,6 +88,10 @@ struct Run {
     #[arg(long, value_delimiter = ',', default_value = "4,110",
           value_parser = clap::value_parser!(u32).range(4..=200))]
     pods: Vec<u32>,
+    /// Flows of the scenario `scale`.
+    #[arg(long, default_value_t = 1_000_000,
+          value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
+    flows: u32,
 }
 
 fn seconds(text: &str) -> std::result::Result<f64, String> {
@@ -105,6 +128,13 @@ fn dispatch(arguments: &Arguments) -> Result<bool> {
             writeln!(out, "{text}")?;
             Ok(moved == 0)
         }
+        Verb::Instructions { check, write } => {
+            instructions(check.as_deref(), write.as_deref(), &mut out)
+        }
+        Verb::Counted { case } => {
+            instructions::counted(*case)?;
+            Ok(true)
+        }
         Verb::Report { runs, output } => {
             let mut reports = Vec::new();
             for path in runs {
@@ -118,6 +148,35 @@ fn dispatch(arguments: &Arguments) -> Result<bool> {
     }
 }
 
+/// Returns whether no path takes more instructions than `check` says.
+fn instructions(check: Option<&Path>, write: Option<&Path>, out: &mut impl Write) -> Result<bool> {
+    let counts = instructions::count(&std::env::current_exe()?)?;
+    for (case, count) in &counts {
+        writeln!(out, "{case:<10} {count:7.1} instructions a packet")?;
+    }
+    if let Some(path) = write {
+        let mut baseline = if path.exists() {
+            Baseline::load(path)?
+        } else {
+            Baseline::default()
+        };
+        baseline
+            .0
+            .insert(instructions::profile().to_owned(), counts);
+        let text = serde_json::to_string_pretty(&baseline)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+        return Ok(true);
+    }
+    let Some(path) = check else {
+        return Ok(true);
+    };
+    let regressions = Baseline::load(path)?.regressions(&counts, TOLERANCE)?;
+    for regression in &regressions {
+        writeln!(out, "{regression}")?;
+    }
+    Ok(regressions.is_empty())
+}
+
 fn run(arguments: &Run, out: &mut impl Write) -> Result<bool> {
     let scenarios = scenario::by_names(&arguments.names)?;
     let mut save = arguments.save.as_deref().map(create).transpose()?;
@@ -125,6 +184,7 @@ fn run(arguments: &Run, out: &mut impl Write) -> Result<bool> {
         repeats: arguments.repeats,
         seconds: arguments.seconds,
         pods: arguments.pods.clone(),
+        flows: arguments.flows,
     });
     let detail = if arguments.full {
         Detail::All

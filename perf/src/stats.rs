@@ -40,6 +40,15 @@ pub fn ratios(over: &[f64], under: &[f64]) -> Vec<f64> {
     over.iter().zip(under).map(|(a, b)| a / b).collect()
 }
 
+/// Nanoseconds a packet beyond a baseline's, of rates a second that were taken in turns.
+#[must_use]
+pub fn beyond(rates: &[f64], baseline: &[f64]) -> Vec<f64> {
+    let pairs = rates.iter().zip(baseline);
+    pairs
+        .map(|(rate, baseline)| 1e9 / rate - 1e9 / baseline)
+        .collect()
+}
+
 fn middle(sorted: &[f64]) -> f64 {
     match sorted.len() {
         0 => f64::NAN,

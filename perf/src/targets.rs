@@ -165,4 +165,15 @@ mod tests {
             .collect();
         assert_eq!(names.len(), all().len());
     }
+
+    #[test]
+    fn every_target_belongs_to_a_scenario() {
+        for row in all() {
+            assert!(
+                crate::scenario::by_name(row.scenario).is_ok(),
+                "{} is held by no scenario",
+                row.figure
+            );
+        }
+    }
 }

@@ -98,6 +98,8 @@ pub struct Plan {
     pub who: Vec<Who>,
     /// Whether each contestant has a second node, with so many pods as well.
     pub peers: bool,
+    /// Nodes where nothing runs, for generators and baselines.
+    pub bare: usize,
     /// More arguments of each dataplane.
     pub arguments: Vec<&'static str>,
 }
@@ -110,6 +112,7 @@ impl Plan {
             pods,
             who: Who::ALL.to_vec(),
             peers: false,
+            bare: 0,
             arguments: Vec::new(),
         }
     }
@@ -119,6 +122,8 @@ impl Plan {
 pub struct Testbed {
     sides: Vec<Side>,
     outside: Place,
+    /// Index of the first node where nothing runs.
+    bare: usize,
     lab: Lab,
 }
 
@@ -143,7 +148,7 @@ impl Testbed {
         let nodes = who.len() * if plan.peers { 2 } else { 1 };
         let lab = Lab::up(LabConfig {
             instance_type: instance_type.1.to_owned(),
-            nodes,
+            nodes: nodes + plan.bare,
             ..LabConfig::unique("perf")
         })?;
         let parts = thread::scope(|scope| {
@@ -186,6 +191,7 @@ impl Testbed {
         Ok(Self {
             sides,
             outside,
+            bare: nodes,
             lab,
         })
     }
@@ -214,20 +220,47 @@ impl Testbed {
         &self.lab.nodes()[side.node]
     }
 
+    /// A node where nothing runs.
+    ///
+    /// # Errors
+    /// When the testbed was built with fewer.
+    pub fn bare(&self, index: usize) -> Result<&Node> {
+        let node = self.lab.nodes().get(self.bare + index);
+        node.context("built without so many bare nodes")
+    }
+
+    /// A node's own interface as a place to send from, by a generator too.
+    ///
+    /// # Errors
+    /// When its ENI is not plugged.
+    pub fn host(&self, node: &Node) -> Result<Place> {
+        self.run_napi(node.primary_eni())?;
+        Ok(Place {
+            netns: NetNs::open(node.netns().name())?,
+            ifname: "eth0".to_owned(),
+            address: node.primary_address(),
+            host_ifname: None,
+        })
+    }
+
     /// A stream from the outside towards the VPC's router.
     ///
     /// # Errors
     /// When an interface is not there.
     pub fn stream_from_outside(&self) -> Result<Stream> {
+        self.run_napi(OUTSIDE_PORT)?;
+        self.outside.stream_to(ROUTER_MAC.0)
+    }
+
+    /// Makes the fabric's end of a port run NAPI, which live frames need.
+    fn run_napi(&self, port: &str) -> Result<()> {
         let fabric = self.lab.fabric();
-        let near = fabric
-            .interface_of(OUTSIDE_PORT)
-            .context("the fabric has no outside")?;
-        // Live frames need NAPI on the receiving side.
+        let near = fabric.interface_of(port);
+        let near = near.with_context(|| format!("the fabric has no port {port}"))?;
         fabric
             .netns()
             .tool("ethtool", &["-K", &near, "gro", "on"])?;
-        self.outside.stream_to(ROUTER_MAC.0)
+        Ok(())
     }
 
     /// Says in the report where everything runs, and who did not take part.

@@ -305,10 +305,7 @@ mod tests {
             ports: vec![port],
         };
         assert_eq!(lost_track_of(&counters), 1);
-        let text = problems(&counters).join("; ");
-        assert!(
-            text.contains("not pinned") && text.contains("33.3 % lost"),
-            "{text}"
-        );
+        assert!(problems(&counters).contains(&"worker 0 is not pinned".to_owned()));
+        assert!(ring_losses(&counters)[0].contains("33.3 %"));
     }
 }

@@ -5,6 +5,7 @@
 pub mod bulk;
 pub mod connect;
 pub mod exchange;
+pub mod flood;
 pub mod prime;
 pub mod probe;
 

@@ -94,12 +94,22 @@ impl Rig {
     /// Sends one batch through and meters what that costs.
     ///
     /// # Errors
-    /// When a packet was not forwarded: then it was not the hit path that was measured.
+    /// As [`Rig::forward`].
     pub fn send(&mut self, load: &mut Load, meter: &mut Meter) -> Result<()> {
+        meter.start();
+        let outcome = self.forward(load);
+        meter.stop(self.looks.len());
+        outcome
+    }
+
+    /// Sends one batch through.
+    ///
+    /// # Errors
+    /// When a packet was not forwarded: then it was not the hit path that was measured.
+    pub fn forward(&mut self, load: &mut Load) -> Result<()> {
         let mut forwarded = 0;
         let mut other = None;
         let length = load.frame_length();
-        meter.start();
         self.look_up(load);
         for (head, look) in load.frames_mut().zip(&self.looks) {
             let packet = Packet {
@@ -113,7 +123,6 @@ impl Rig {
                 verdict => other = Some(verdict),
             }
         }
-        meter.stop(self.looks.len());
         match other {
             Some(verdict) => bail!("a packet was not forwarded: {verdict:?}"),
             None if forwarded == self.looks.len() => Ok(()),

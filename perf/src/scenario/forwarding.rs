@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use penstock_lab::{NetNs, Sink, Verdict};
@@ -17,8 +17,8 @@ use penstock_netlink::Netlink;
 
 use super::Session;
 use crate::drop_at_hook::DropAtHook;
-use crate::generator::{Frames, Generator, Stream};
-use crate::load::{Core, pin, prime};
+use crate::generator::{Frames, Stream};
+use crate::load::{flood, prime};
 use crate::report::{Chart, Figure, Report};
 use crate::stats;
 use crate::targets::KERNEL;
@@ -28,8 +28,6 @@ use crate::validity::{Guard, Offered, judge_ceiling};
 const UDP: u8 = 17;
 const FLOWS: u16 = 256;
 const FIRST_PORT: u16 = 20_000;
-/// Load before each measurement, as a share of it: caches are then warm.
-const WARM_UP: f64 = 0.3;
 
 pub(super) fn egress(session: &Session) -> Result<Report> {
     run(session, "egress-snat", Way::Out)
@@ -150,7 +148,7 @@ impl<'a> Track<'a> {
             }
         };
         let stream = with(&lane.stream, frames);
-        flood(self.from(lane.side), &stream, duration, &arrived)
+        flood::rate(self.from(lane.side), &stream, duration, &arrived)
     }
 
     /// The same traffic dropped at the first hook of the kernel's node.
@@ -172,7 +170,7 @@ impl<'a> Track<'a> {
                 }
             })??;
         let stream = with(&self.baseline, frames);
-        flood(self.from(side), &stream, duration, &|| dropper.packets())
+        flood::rate(self.from(side), &stream, duration, &|| dropper.packets())
     }
 
     fn from(&self, side: &'a Side) -> &'a NetNs {
@@ -238,24 +236,6 @@ fn with(stream: &Stream, frames: &Frames) -> Stream {
     }
 }
 
-/// Packets a second that arrive while the generator runs.
-fn flood(
-    from: &NetNs,
-    stream: &Stream,
-    duration: Duration,
-    arrived: &(dyn Fn() -> Result<u64> + Sync),
-) -> Result<f64> {
-    from.run(|| -> Result<f64> {
-        ensure!(pin(Core::Last), "the generator cannot be pinned");
-        let mut generator = Generator::load(stream)?;
-        generator.run(duration.mul_f64(WARM_UP))?;
-        let (before, started) = (arrived()?, Instant::now());
-        generator.run(duration)?;
-        let count = arrived()? - before;
-        Ok(count as f64 / started.elapsed().as_secs_f64())
-    })?
-}
-
 /// Packets a second, one per repeat.
 #[derive(Default)]
 struct Samples {
@@ -276,7 +256,7 @@ impl Samples {
                 "Mpps",
                 &million(rates),
             ));
-            let cost = node_cost(rates, &self.ceiling);
+            let cost = stats::beyond(rates, &self.ceiling);
             report.push(Figure::new(
                 format!("node cost, {who}, {point}, time"),
                 "ns",
@@ -298,8 +278,8 @@ impl Samples {
             let name = format!("packets per second, {who}, {point}");
             report.push(Figure::new(name, "ratio", &pps).against(KERNEL));
             let (ours, theirs) = (
-                node_cost(rates, &self.ceiling),
-                node_cost(kernel, &self.ceiling),
+                stats::beyond(rates, &self.ceiling),
+                stats::beyond(kernel, &self.ceiling),
             );
             let name = format!("node cost, {who}, {point}");
             report.push(Figure::new(name, "ratio", &stats::ratios(&ours, &theirs)).against(KERNEL));
@@ -319,14 +299,6 @@ impl Samples {
         }
         bar("dropped at the first hook", &self.ceiling);
     }
-}
-
-/// Nanoseconds a packet beyond the baseline's.
-fn node_cost(rates: &[f64], ceiling: &[f64]) -> Vec<f64> {
-    let pairs = rates.iter().zip(ceiling);
-    pairs
-        .map(|(rate, ceiling)| 1e9 / rate - 1e9 / ceiling)
-        .collect()
 }
 
 #[cfg(test)]

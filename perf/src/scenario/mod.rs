@@ -6,6 +6,7 @@ mod crash;
 mod forwarding;
 mod pipeline;
 mod rr;
+mod scale;
 mod tcp_bulk;
 
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ pub struct Options {
     pub seconds: f64,
     /// Numbers of pods on a node.
     pub pods: Vec<u32>,
+    /// Flows of the scenario `scale`.
+    pub flows: u32,
 }
 
 impl Options {
@@ -130,6 +133,11 @@ pub const ALL: &[Scenario] = &[
         name: "cps",
         purpose: "new flows a second: generated UDP and TCP SYN, and real connections",
         run: cps::run,
+    },
+    Scenario {
+        name: "scale",
+        purpose: "a million flows of 250 pods against 64 of 4: the same packets' node cost",
+        run: scale::run,
     },
     Scenario {
         name: "crash",
