@@ -178,8 +178,13 @@ impl Report {
         }
     }
 
-    /// Adds a figure and holds it to the target that bears its name, if one does.
+    /// Adds a figure and holds it to the target that bears its name, if one does. A value that
+    /// is no number makes the run invalid instead: JSON has no word for it.
     pub fn push(&mut self, mut figure: Figure) {
+        if !figure.value.is_finite() || figure.samples.iter().any(|sample| !sample.is_finite()) {
+            self.invalidate(format!("{} could not be computed", figure.name));
+            return;
+        }
         let target = targets::of(&self.scenario, &figure.name);
         figure.hold_to(target.map(|row| row.target));
         if let (None, Some(row)) = (&figure.vs, target) {

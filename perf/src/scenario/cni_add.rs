@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use super::Session;
 use crate::report::{Chart, Figure, Report};
 use crate::stats;
+use crate::validity::Guard;
 
 /// Attachments at a time, and one after the other.
 const PARALLEL: usize = 50;
@@ -34,6 +35,7 @@ const REFERENCE_DIRECTORIES: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/
 
 pub(super) fn run(session: &Session) -> Result<Report> {
     session.expect(session.options.repeats);
+    let guard = Guard::begin();
     let rig = Rig::build()?;
     let mut samples = Samples::default();
     for _ in 0..session.options.repeats {
@@ -48,6 +50,7 @@ pub(super) fn run(session: &Session) -> Result<Report> {
         report.push(figure);
     }
     report.charts.push(samples.chart());
+    guard.judge(&mut report);
     Ok(report)
 }
 

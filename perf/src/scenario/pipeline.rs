@@ -9,6 +9,7 @@ use super::Session;
 use crate::allocations;
 use crate::pipeline::{Family, Load, Meter, Order, Rig};
 use crate::report::{Axis, Chart, Figure, Report};
+use crate::validity::Guard;
 
 const FLOWS: [u32; 4] = [64, 4_096, 65_536, 1_000_000];
 
@@ -20,6 +21,7 @@ const EXPIRE_BUDGET: usize = 32;
 /// Measures everything, in interleaved repeats.
 pub(super) fn run(session: &Session) -> Result<Report> {
     let mut report = Report::new("pipeline");
+    let guard = Guard::begin();
     let mut meter = Meter::new()?;
     report.machine.counter = Some(meter.counter());
     if !core_affinity::get_core_ids().is_some_and(|cores| {
@@ -63,6 +65,7 @@ pub(super) fn run(session: &Session) -> Result<Report> {
     }
     report.charts.push(chart);
     beginnings_and_ends(session, &mut meter, &mut report)?;
+    guard.judge(&mut report);
     Ok(report)
 }
 
