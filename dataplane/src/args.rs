@@ -20,6 +20,16 @@ pub struct Args {
     #[arg(long, env = "PENSTOCK_RUN_DIR", default_value = "/run/penstock")]
     pub run_dir: PathBuf,
 
+    /// Directory where hooks and the flows they carry stay should the daemon die, and where the
+    /// next start takes them over; a BPF file system is mounted there. Default: `bpf` in the
+    /// directory of the socket.
+    #[arg(long, env = "PENSTOCK_PINS")]
+    pub pins: Option<PathBuf>,
+
+    /// Remove what a dead dataplane left (hooks, flows, trunk, socket), and exit.
+    #[arg(long)]
+    pub remove: bool,
+
     /// Worker threads; each takes one queue of the trunk and its share of every uplink's queues.
     #[arg(long, env = "PENSTOCK_WORKERS", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_WORKERS)))]
@@ -64,6 +74,15 @@ pub struct Args {
     /// Shape of the log lines on standard error; `RUST_LOG` filters them.
     #[arg(long, env = "PENSTOCK_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
+}
+
+impl Args {
+    /// Directory of the pins.
+    #[must_use]
+    pub fn pin_dir(&self) -> PathBuf {
+        let pins = self.pins.clone();
+        pins.unwrap_or_else(|| self.run_dir.join("bpf"))
+    }
 }
 
 /// What a worker without packets does.

@@ -130,11 +130,17 @@ pub struct Client {
 }
 
 impl Clerk {
-    /// Starts the thread, which wakes up by `wake`.
+    /// Starts the thread, which wakes up by `wake`. `incarnation` tells its entries from those of
+    /// predecessors.
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub fn start(flows: FlowMap, clients: Vec<Client>, wake: Arc<Wake>) -> std::io::Result<Self> {
+    pub fn start(
+        flows: FlowMap,
+        clients: Vec<Client>,
+        wake: Arc<Wake>,
+        incarnation: u64,
+    ) -> std::io::Result<Self> {
         let (orders, receiver) = channel::unbounded();
         let cells = Arc::new(ClerkCells::default());
         let desk = Desk {
@@ -142,6 +148,8 @@ impl Clerk {
             trays: clients.into_iter().map(Tray::new).collect(),
             orders: receiver,
             wake: Arc::clone(&wake),
+            incarnation: incarnation & INCARNATIONS,
+            held: false,
             terrain: Terrain::default(),
             look: None,
             next_look: Instant::now() + WALK_EVERY,
@@ -159,12 +167,14 @@ impl Clerk {
         })
     }
 
-    /// Says where things are. Tell it before workers go by the snapshot it belongs to.
+    /// Says where things are; nothing is put in or taken out until [`Self::revise`]. Tell it before
+    /// workers go by the snapshot it belongs to.
     pub fn tell(&self, terrain: Terrain) {
         self.order(Order::Terrain(Box::new(terrain)));
     }
 
-    /// Wants owners told which of their flows are known by other rules than those in force now.
+    /// Says that hooks and workers go by the terrain's rules now. Owners are told which of their
+    /// flows are known by others; what has no owner is taken out.
     pub fn revise(&self) {
         self.order(Order::Revise);
     }
@@ -279,6 +289,9 @@ struct Desk {
     trays: Vec<Tray>,
     orders: Receiver<Order>,
     wake: Arc<Wake>,
+    incarnation: u64,
+    /// Whether wishes wait until the terrain's rules are in force everywhere.
+    held: bool,
     terrain: Terrain,
     look: Option<Look>,
     next_look: Instant,
@@ -311,6 +324,9 @@ impl Desk {
 
     /// Takes some wishes of every worker who listens.
     fn collect(&mut self, wishes: &mut Vec<(usize, Wish)>) -> bool {
+        if self.held {
+            return false;
+        }
         for (worker, tray) in self.trays.iter_mut().enumerate() {
             wishes.extend(tray.again.drain(..).map(|wish| (worker, wish)));
             let room = BACKLOG.saturating_sub(tray.pending.len()).min(WISH_BATCH);
@@ -324,8 +340,14 @@ impl Desk {
     fn obey(&mut self) -> bool {
         while let Ok(order) = self.orders.try_recv() {
             match order {
-                Order::Terrain(terrain) => self.terrain = *terrain,
-                Order::Revise => self.begin_look(true, None),
+                Order::Terrain(terrain) => {
+                    self.terrain = *terrain;
+                    self.held = true;
+                }
+                Order::Revise => {
+                    self.held = false;
+                    self.begin_look(true, None);
+                }
                 Order::Look(asker) => self.begin_look(false, Some(asker)),
                 Order::Stop => return false,
             }
@@ -389,9 +411,10 @@ impl Desk {
 
     /// Tells an entry's owner what is new.
     fn note(&mut self, found: &Found, revises: bool) {
-        let (worker, place, direction) = unsign(found.entry.owner);
-        let Some(tray) = self.trays.get_mut(worker) else {
-            return;
+        let (incarnation, worker, place, direction) = unsign(found.entry.owner);
+        let tray = self.trays.get_mut(worker);
+        let Some(tray) = tray.filter(|_| incarnation == self.incarnation) else {
+            return self.evict(found, revises);
         };
         let carried = tray.news_of(place, direction, &found.usage);
         if carried.packets > 0 {
@@ -402,6 +425,17 @@ impl Desk {
         // Once for both directions.
         if revises && direction == 0 && found.entry.epoch != hook_epoch(self.terrain.epoch) {
             tray.pending.push_back(News::Stale(place));
+        }
+    }
+
+    /// Takes out an entry of a predecessor's, once our hooks are in force: whoever has taken up its
+    /// flow has put in another, or will.
+    fn evict(&self, found: &Found, revises: bool) {
+        if !revises {
+            return;
+        }
+        if let Err(error) = self.flows.take(&found.key) {
+            tracing::warn!(%error, "a predecessor's flow is not removed");
         }
     }
 
@@ -450,7 +484,7 @@ impl Desk {
         }
         let entry = |direction: usize| {
             let passage = &passages[direction];
-            let entry = self.entry(passage, sign(worker, place, direction))?;
+            let entry = self.entry(passage, sign((self.incarnation, worker), place, direction))?;
             Some((hook_key(&passage.key)?, entry))
         };
         let pair = entry(0).zip(entry(1));
@@ -549,10 +583,11 @@ impl Desk {
         self.wake.sleep(
             || {
                 !self.orders.is_empty()
-                    || self
-                        .trays
-                        .iter()
-                        .any(|tray| !tray.client.queues.wishes.is_empty())
+                    || !self.held
+                        && self
+                            .trays
+                            .iter()
+                            .any(|tray| !tray.client.queues.wishes.is_empty())
             },
             || {
                 // An error leaves the clerk spinning, which is safe.
@@ -562,15 +597,20 @@ impl Desk {
     }
 }
 
-/// What an entry of a worker's flow is signed with.
-const fn sign(worker: usize, place: Place, direction: usize) -> u64 {
-    (worker as u64) << 33 | (place.to_bits() as u64) << 1 | direction as u64
+/// Incarnations that are told apart.
+const INCARNATIONS: u64 = 0xff_ffff;
+
+/// What an entry of a worker's flow is signed with: the direction is the lowest bit, and above it
+/// is what both directions share.
+const fn sign((incarnation, worker): (u64, usize), place: Place, direction: usize) -> u64 {
+    incarnation << 40 | (worker as u64) << 33 | (place.to_bits() as u64) << 1 | direction as u64
 }
 
 /// What [`sign`] put together.
-const fn unsign(owner: u64) -> (usize, Place, usize) {
+const fn unsign(owner: u64) -> (u64, usize, Place, usize) {
     let place = Place::from_bits((owner >> 1) as u32);
-    ((owner >> 33) as usize, place, (owner & 1) as usize)
+    let worker = (owner >> 33) as usize & 0x7f;
+    (owner >> 40, worker, place, (owner & 1) as usize)
 }
 
 fn hook_key(key: &FlowKey) -> Option<penstock_hooks::flows::FlowKey> {
@@ -604,9 +644,11 @@ mod tests {
     #[test]
     fn owners_read_back() {
         for (worker, place, direction) in [(0, 0, 0), (63, u32::MAX, 1), (7, 1 << 30, 0)] {
-            let (place, owner) = (Place::from_bits(place), (worker, direction));
-            let (back, read, way) = unsign(sign(owner.0, place, owner.1));
-            assert_eq!((back, read, way), (owner.0, place, owner.1));
+            let place = Place::from_bits(place);
+            for incarnation in [0, INCARNATIONS] {
+                let owner = sign((incarnation, worker), place, direction);
+                assert_eq!(unsign(owner), (incarnation, worker, place, direction));
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Sender};
 use crossbeam::queue::ArrayQueue;
+use penstock_flow::offload::Session;
 use penstock_flow::{FlowView, UplinkId};
 use penstock_xsk::UmemHandle;
 
@@ -19,6 +20,9 @@ pub const COMMANDS: usize = 256;
 /// How long the control side waits for a worker before it goes on without.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long it waits for workers to take up a predecessor's conversations: a million take a second.
+const RESUME_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How often it looks.
 const GLANCE: Duration = Duration::from_micros(100);
 
@@ -31,6 +35,8 @@ pub enum Command {
     Remove(UplinkId),
     /// Count frames, ask the kernel for statistics, publish everything, answer.
     Survey(Sender<()>),
+    /// Take up the conversations among these that are this worker's, and say how many those are.
+    Resume(Arc<[Session]>, Sender<usize>),
     /// List up to so many flows.
     Flows(usize, Sender<Vec<FlowView>>),
     /// Leave the loop.
@@ -94,6 +100,18 @@ pub fn laggards(crew: &[Hand], number: u64) -> Vec<usize> {
         }
         std::thread::sleep(GLANCE);
     }
+}
+
+/// Lets every worker take up its share of the conversations a predecessor had; how many were.
+#[must_use]
+pub fn resume(crew: &[Hand], sessions: &Arc<[Session]>) -> usize {
+    let (reply, done) = channel::bounded(crew.len());
+    let tell = |hand: &&Hand| hand.tell(Command::Resume(Arc::clone(sessions), reply.clone()));
+    let told = crew.iter().filter(tell).count();
+    let deadline = Instant::now() + RESUME_PATIENCE;
+    (0..told)
+        .map_while(|_| done.recv_deadline(deadline).ok())
+        .sum()
 }
 
 /// Brings every worker's counters up to date, as far as they answer.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -15,8 +16,8 @@ use crossbeam::queue::ArrayQueue;
 use penstock_dataplane_api::{Request, Response};
 use penstock_flow::fragments::Waiting;
 use penstock_flow::{Engine, EngineConfig, Snapshot};
-use penstock_hooks::Hooks;
 use penstock_hooks::limits::{MAX_QUEUES, TRUNK_SLOT};
+use penstock_hooks::{Hooks, Pins};
 use penstock_xsk::stamp::StampArray;
 use penstock_xsk::{Batch, Port, PortConfig, Umem, UmemConfig};
 
@@ -29,6 +30,7 @@ use crate::crew::{COMMANDS, Hand};
 use crate::errand::Errands;
 use crate::exchange::Exchange;
 use crate::handoff;
+use crate::inherit::Inheritance;
 use crate::line::{Line, Queues};
 use crate::live::Live;
 use crate::node::{Node, Parts};
@@ -48,6 +50,7 @@ const ROUND: Duration = Duration::from_millis(100);
 /// A running dataplane.
 #[derive(Debug)]
 pub struct Daemon {
+    pins: PathBuf,
     server: Server,
     office: Arc<Office>,
     caretaker: JoinHandle<()>,
@@ -87,6 +90,7 @@ impl Daemon {
             })
             .context("start the caretaker")?;
         Ok(Self {
+            pins: args.pin_dir(),
             server,
             office,
             caretaker,
@@ -106,6 +110,10 @@ impl Daemon {
             tracing::error!("the caretaker had panicked");
         }
         drop(self.rounds);
+        if let Err(error) = Pins::remove(&self.pins) {
+            // Without the right to unmount, an empty file system stays.
+            tracing::warn!(%error, "the directory of pins stays");
+        }
         drop(self.server);
         tracing::info!("stopped");
     }
@@ -159,12 +167,17 @@ impl Service for Office {
 
 fn build(args: &Args) -> anyhow::Result<Node> {
     let trunk = Trunk::create(args.workers)?;
-    let hooks = Hooks::load(args.flows.saturating_mul(args.workers))?;
+    let hooks = load(args)?;
+    let inherited = Inheritance::read(&hooks.flow_map()?)?;
+    let number = inherited.first_number();
     let stamps = StampArray::map(hooks.heartbeat(), MAX_QUEUES)?;
     let nothing = compile::nothing(trunk.kernel_side.mac.unwrap_or_default());
-    let live = Arc::new(Live::new(nothing.map_err(|problems| {
-        anyhow::anyhow!("no snapshot to start with: {}", problems.join("; "))
-    })?));
+    let live = Arc::new(Live::new(
+        nothing.map_err(|problems| {
+            anyhow::anyhow!("no snapshot to start with: {}", problems.join("; "))
+        })?,
+        number,
+    ));
     let mut start = Start {
         args,
         stamps: Arc::new(stamps),
@@ -181,7 +194,7 @@ fn build(args: &Args) -> anyhow::Result<Node> {
         let exchange = Exchange::new(ends, start.wakes.clone());
         crew.push(start.worker(index, exchange, &trunk, &hooks)?);
     }
-    let clerk = Clerk::start(hooks.flow_map()?, start.clients, start.clerk_wake);
+    let clerk = Clerk::start(hooks.flow_map()?, start.clients, start.clerk_wake, number);
     // The end packets arrive at first: what is sent into trunk0 must find its way.
     let trunk_links = vec![
         hooks.attach_trunk_rx(trunk.worker_side.index)?,
@@ -195,9 +208,34 @@ fn build(args: &Args) -> anyhow::Result<Node> {
         offload: args.offload.into(),
         trunk,
         trunk_ports: start.trunk_ports,
+        inherited,
         live,
         umem_frames: args.umem_frames,
     }))
+}
+
+/// Loads the hooks, with a place where they stay should we die, if the system has one.
+fn load(args: &Args) -> anyhow::Result<Hooks> {
+    let flows = args.flows.saturating_mul(args.workers);
+    match Pins::open(&args.pin_dir()) {
+        Ok(pins) => Ok(Hooks::load_pinned(flows, pins)?),
+        Err(error) => {
+            tracing::warn!(%error, "hooks and flows end with this process");
+            Ok(Hooks::load(flows)?)
+        }
+    }
+}
+
+/// Removes what a dead dataplane left, in the calling thread's network namespace.
+///
+/// # Errors
+/// When a live one is there, or something cannot be removed.
+pub fn remove(args: &Args) -> anyhow::Result<()> {
+    // Refuses a live one, and removes the socket of a dead one when it is dropped.
+    let _listener = Listener::bind(&args.run_dir)?;
+    Pins::remove(&args.pin_dir())?;
+    Trunk::remove()?;
+    Ok(())
 }
 
 fn wakes(workers: u32) -> anyhow::Result<Vec<Arc<Wake>>> {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
-use penstock_flow::Timestamp;
+use penstock_flow::{Snapshot, Timestamp};
 
 use crate::bench::Bench;
 use crate::clock;
@@ -35,7 +35,7 @@ impl Errands {
     }
 
     /// Does everything asked for; `false` when asked to stop.
-    pub(crate) fn run(&mut self, bench: &mut Bench) -> bool {
+    pub(crate) fn run(&mut self, bench: &mut Bench, snapshot: &Snapshot) -> bool {
         while let Some(command) = self.commands.pop() {
             match command {
                 Command::Add(port) => bench.ports.add(*port),
@@ -45,6 +45,14 @@ impl Errands {
                     self.publish(bench);
                     // The asker may have given up.
                     let _ = done.try_send(());
+                }
+                Command::Resume(sessions, reply) => {
+                    let now = Timestamp::from_nanos(clock::monotonic_ns());
+                    let engine = &mut bench.engine;
+                    let taken = sessions
+                        .iter()
+                        .filter(|session| engine.resume(session, snapshot, now));
+                    let _ = reply.try_send(taken.count());
                 }
                 Command::Flows(limit, reply) => {
                     let now = Timestamp::from_nanos(clock::monotonic_ns());

@@ -16,6 +16,7 @@
 //! | [`pulse`], [`clock`] | heartbeat, the one clock |
 //! | [`rest`], [`wake`] | sleeping and being woken |
 //! | [`errand`], [`crew`] | commands in, counters out: the worker's end, the control side's end |
+//! | [`inherit`] | what a dead predecessor's hooks went on carrying |
 //! | [`line`], [`clerk`] | established flows to the hooks: the worker's end, the thread with the maps |
 //! | [`live`] | the snapshot in force |
 //! | [`stats`] | counters and the conservation law |
@@ -41,6 +42,7 @@ pub mod diff;
 pub mod errand;
 pub mod exchange;
 pub mod handoff;
+pub mod inherit;
 pub mod line;
 pub mod live;
 pub mod node;

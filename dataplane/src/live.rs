@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 /// A snapshot and its number; numbers are the order of publication in this process.
 #[derive(Debug)]
 pub struct Numbered<S> {
-    /// 0 for the first one, before any publication.
+    /// Its place in that order; later ones have larger numbers.
     pub number: u64,
     /// What to forward by.
     pub snapshot: S,
@@ -26,16 +26,13 @@ pub struct Live<S> {
 }
 
 impl<S> Live<S> {
-    /// Starts with `snapshot` as number 0.
+    /// Starts with `snapshot` as number `number`.
     #[must_use]
-    pub fn new(snapshot: S) -> Self {
-        let first = Numbered {
-            number: 0,
-            snapshot,
-        };
+    pub fn new(snapshot: S, number: u64) -> Self {
+        let first = Numbered { number, snapshot };
         Self {
             current: ArcSwap::from_pointee(first),
-            number: AtomicU64::new(0),
+            number: AtomicU64::new(number),
         }
     }
 
@@ -66,7 +63,7 @@ mod tests {
 
     #[test]
     fn who_sees_the_number_gets_the_snapshot() {
-        let live = Arc::new(Live::new(0_u64));
+        let live = Arc::new(Live::new(0_u64, 0));
         let reader = {
             let live = Arc::clone(&live);
             std::thread::spawn(move || {

@@ -9,7 +9,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use crossbeam::channel;
 use penstock_dataplane::args::{Args, LogFormat};
-use penstock_dataplane::daemon::Daemon;
+use penstock_dataplane::daemon::{self, Daemon};
 use tracing_subscriber::EnvFilter;
 
 /// EX_USAGE of sysexits.h.
@@ -28,7 +28,11 @@ fn main() -> ExitCode {
         }
     };
     start_logging(args.log_format);
-    match run(&args) {
+    let outcome = match args.remove {
+        true => daemon::remove(&args),
+        false => run(&args),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

@@ -6,9 +6,11 @@
 //! 1. validate and compile everything; refuse as a whole
 //! 2. hooks of pods and uplinks that go are detached: their packets are the kernel's
 //! 3. uplinks that come get their program (which passes to the kernel) and their sockets
-//! 4. the snapshot is swapped, every worker has passed it, and the hooks know its epoch
-//! 5. sockets of uplinks that went are closed; those of uplinks that came are put in the hooks' map
-//! 6. kernel CIDRs, pods' entries, pods' hooks; then the answer
+//! 4. the snapshot is swapped, every worker has passed it and, the first time, taken up what a
+//!    predecessor's hooks carry; then the hooks know its epoch
+//! 5. kernel CIDRs, pods' entries
+//! 6. sockets of uplinks that went are closed; those of uplinks that came are put in the hooks' map
+//! 7. pods' hooks; the clerk goes on; hooks a predecessor left elsewhere are detached; the answer
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,12 +19,13 @@ use std::time::Instant;
 use penstock_dataplane_api as api;
 use penstock_dataplane_api::{Response, Snapshot, UplinkMode};
 use penstock_flow::UplinkId;
-use penstock_hooks::{HookError, HookLink, Hooks};
+use penstock_hooks::{HookError, HookKind, HookLink, Hooks};
 
 use crate::clerk::{Clerk, PodDevice, Terrain};
 use crate::compile::{self, Local, Slots};
 use crate::crew::{self, Command, Hand};
 use crate::diff;
+use crate::inherit::Inheritance;
 use crate::live::Live;
 use crate::stats::PortCells;
 use crate::trunk::Trunk;
@@ -45,6 +48,8 @@ pub struct Node {
     pub(crate) live: Arc<Live<penstock_flow::Snapshot>>,
     pub(crate) slots: Slots,
     pub(crate) problems: BTreeMap<UplinkId, String>,
+    /// Until the first publication.
+    inherited: Option<Inheritance>,
     pub(crate) current: Option<Snapshot>,
     pub(crate) umem_frames: u32,
     pub(crate) started: Instant,
@@ -66,6 +71,8 @@ pub struct Parts {
     pub trunk: Trunk,
     /// Counters of the trunk's sockets.
     pub trunk_ports: Vec<Arc<PortCells>>,
+    /// What a predecessor's hooks carry.
+    pub inherited: Inheritance,
     /// The snapshot the workers run by.
     pub live: Arc<Live<penstock_flow::Snapshot>>,
     /// Frames of each worker's UMEM.
@@ -89,6 +96,7 @@ impl Node {
             live: parts.live,
             slots: Slots::default(),
             problems: BTreeMap::new(),
+            inherited: Some(parts.inherited),
             current: None,
             umem_frames: parts.umem_frames,
             started: Instant::now(),
@@ -138,7 +146,9 @@ impl Node {
             );
             return Response::Rejected { problems };
         }
-        match self.apply(snapshot) {
+        let applied = self.apply(snapshot);
+        self.clerk.revise();
+        match applied {
             Ok(generation) => Response::Applied { generation },
             Err(message) => {
                 tracing::error!(message, "publication not complete");
@@ -164,14 +174,16 @@ impl Node {
         }
         let fresh = self.change_uplinks(&snapshot);
         let swapped = self.swap(&snapshot);
+        let told = self.hooks.set_kernel_cidrs(&snapshot.kernel_cidrs);
+        let new: Vec<api::Endpoint> = pods.new.into_iter().map(|(_, pod)| pod).collect();
+        let new: Vec<api::Endpoint> = new.into_iter().filter(|pod| self.admit_pod(pod)).collect();
         self.open_uplinks(&fresh);
         swapped?;
-        self.hooks
-            .set_kernel_cidrs(&snapshot.kernel_cidrs)
-            .map_err(|error| error.to_string())?;
-        for (_, endpoint) in pods.new {
+        told.map_err(|error| error.to_string())?;
+        for endpoint in new {
             self.attach_pod(endpoint);
         }
+        self.disown();
         let generation = snapshot.generation;
         tracing::info!(
             generation,
@@ -230,8 +242,9 @@ impl Node {
         let Some(current) = self.current.clone() else {
             return Ok(0);
         };
-        self.swap(&current)?;
-        Ok(current.generation)
+        let swapped = self.swap(&current);
+        self.clerk.revise();
+        swapped.map(|()| current.generation)
     }
 
     /// Swaps the workers' snapshot, waits until all have passed it, and tells the hooks its epoch:
@@ -250,11 +263,45 @@ impl Node {
             tracing::error!(workers = ?late, "workers stalled, publication goes on without them");
         }
         drop(before);
+        self.resume();
         let trunk = self.trunk.kernel_side.index;
         let config = compile::hook_config(snapshot, trunk, self.workers(), &local);
         let configured = self.hooks.configure(&config);
-        self.clerk.revise();
         configured.map_err(|error| error.to_string())
+    }
+
+    /// Lets workers take up what a predecessor's hooks carry, once.
+    fn resume(&mut self) {
+        let Some(inherited) = self.inherited.take() else {
+            return;
+        };
+        let by_interface = self.uplinks.iter();
+        let by_interface = by_interface
+            .map(|(id, bound)| (bound.identity.ifindex, *id))
+            .collect();
+        let sessions: Arc<[_]> = inherited.sessions(&by_interface).into();
+        if !sessions.is_empty() {
+            let taken = crew::resume(&self.crew, &sessions);
+            tracing::info!(found = sessions.len(), taken, "flows taken over");
+        }
+    }
+
+    /// Detaches hooks a predecessor left where we are not.
+    fn disown(&self) {
+        let uplink = |ifindex| {
+            let mut bound = self.uplinks.values();
+            bound.any(|bound| bound.identity.ifindex == ifindex)
+        };
+        let used = |hook, ifindex| match hook {
+            HookKind::Pod => self.pods.contains_key(&ifindex),
+            HookKind::Uplink | HookKind::UplinkTcx => uplink(ifindex),
+            HookKind::Trunk | HookKind::TrunkRx => false,
+        };
+        match self.hooks.disown(used) {
+            Ok(0) => {}
+            Ok(hooks) => tracing::info!(hooks, "a predecessor's hooks detached"),
+            Err(error) => tracing::warn!(%error, "a predecessor's hooks are still attached"),
+        }
     }
 
     /// Lets go of uplinks that go or changed, and prepares those that come; returns the latter.
@@ -297,7 +344,7 @@ impl Node {
     /// Directs the hooks of uplinks to their sockets, now that workers listen.
     fn open_uplinks(&mut self, fresh: &[UplinkId]) {
         for id in fresh {
-            let Some(bound) = self.uplinks.get(id) else {
+            let Some(bound) = self.uplinks.get_mut(id) else {
                 continue;
             };
             if let Err(error) = bound.open(&self.hooks) {
@@ -320,21 +367,27 @@ impl Node {
         }
     }
 
+    /// Lets hooks know a pod; whether they do.
+    fn admit_pod(&mut self, endpoint: &api::Endpoint) -> bool {
+        let known = self.hooks.set_pod(&compile::pod_entry(endpoint));
+        known
+            .inspect_err(|error| self.leave_pod(endpoint, error))
+            .is_ok()
+    }
+
     fn attach_pod(&mut self, endpoint: api::Endpoint) {
-        let attached = self
-            .hooks
-            .set_pod(&compile::pod_entry(&endpoint))
-            .and_then(|()| self.hooks.attach_pod(endpoint.ifindex));
-        match attached {
+        match self.hooks.attach_pod(endpoint.ifindex) {
             Ok(link) => {
                 self.pods.insert(endpoint.ifindex, (endpoint, link));
             }
-            Err(error) => {
-                // Its interface may have gone since; the next publication will know.
-                tracing::warn!(addresses = ?endpoint.addresses, %error, "pod stays with the kernel");
-                self.forget_pod(endpoint.ifindex);
-            }
+            Err(error) => self.leave_pod(&endpoint, &error),
         }
+    }
+
+    /// Its interface may have gone since; the next publication will know.
+    fn leave_pod(&mut self, endpoint: &api::Endpoint, error: &HookError) {
+        tracing::warn!(addresses = ?endpoint.addresses, %error, "pod stays with the kernel");
+        self.forget_pod(endpoint.ifindex);
     }
 
     fn detach_pod(&mut self, ifindex: u32) {
@@ -377,7 +430,9 @@ impl Node {
         match &self.current {
             Some(current) if !gone.is_empty() => {
                 let current = current.clone();
-                self.swap(&current)
+                let swapped = self.swap(&current);
+                self.clerk.revise();
+                swapped
             }
             _ => Ok(()),
         }
@@ -413,6 +468,8 @@ impl Node {
             }
         }
         self.clerk.stop();
+        // What a predecessor left and no publication took over goes as well.
+        outcome = outcome.and(self.hooks.disown(|_, _| false).map(|_| ()));
         self.trunk_links.clear();
         outcome
     }

@@ -116,6 +116,14 @@ impl Trunk {
         Ok(())
     }
 
+    /// Deletes a pair left by a dead predecessor.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn remove() -> Result<(), TrunkError> {
+        Ok(delete_if_present(&mut Netlink::open()?, KERNEL_SIDE)?)
+    }
+
     /// Whether both ends are still the ones created.
     pub fn is_whole(&mut self) -> bool {
         [&self.kernel_side, &self.worker_side].iter().all(|end| {

@@ -10,7 +10,7 @@ use nix::net::if_::if_nametoindex;
 use penstock_dataplane_api::{self as api, UplinkMode};
 use penstock_flow::UplinkId;
 use penstock_hooks::limits::MAX_QUEUES;
-use penstock_hooks::{HookError, HookLink, Hooks};
+use penstock_hooks::{HookError, HookKind, HookLink, Hooks};
 use penstock_xsk::{Mode, Port, PortConfig, RingSize, ethtool};
 
 use crate::compile;
@@ -45,8 +45,8 @@ pub struct Bound {
     sockets: Vec<OwnedFd>,
     slot: u32,
     // Dropped in this order: what XDP leaves to the hook behind it must find it.
-    link: HookLink,
-    behind: HookLink,
+    link: Option<HookLink>,
+    behind: Option<HookLink>,
 }
 
 impl Identity {
@@ -87,26 +87,22 @@ pub fn bind(
     }
     let queues = queues(&identity.ifname)?;
     let slot = compile::hook_slot(id);
-    let link = hooks
-        .attach_uplink(identity.ifindex, slot, identity.mac)
-        .map_err(|error| error.to_string())?;
-    let behind = match hooks.attach_uplink_tcx(identity.ifindex) {
-        Ok(behind) => behind,
-        Err(error) => {
-            drop(link);
-            forget(hooks, identity.ifindex);
-            return Err(error.to_string());
-        }
-    };
     let mut bound = Bound {
         identity,
         mode: UplinkMode::Copy,
         ports: Vec::new(),
         sockets: Vec::new(),
         slot,
-        link,
-        behind,
+        link: None,
+        behind: None,
     };
+    // A predecessor's hooks stay at work until ours have all they need.
+    if !hooks.is_inherited(HookKind::Uplink, bound.identity.ifindex)
+        && let Err(error) = bound.attach(hooks)
+    {
+        forget(hooks, bound.identity.ifindex);
+        return Err(error.to_string());
+    }
     let mut opened = Vec::new();
     for queue in 0..queues {
         let worker = queue as usize % crew.len();
@@ -170,14 +166,25 @@ impl Bound {
         Ok((port, cells))
     }
 
-    /// Lets packets through to the sockets.
+    /// Lets packets through to the sockets, also those of a predecessor's hooks.
     ///
     /// # Errors
-    /// When the hooks' map refuses one.
-    pub fn open(&self, hooks: &Hooks) -> Result<(), HookError> {
+    /// When the hooks' map refuses one, or an inherited interface our programs.
+    pub fn open(&mut self, hooks: &Hooks) -> Result<(), HookError> {
         for (queue, socket) in (0..).zip(&self.sockets) {
             hooks.set_socket(self.slot, queue, socket.as_fd())?;
         }
+        match self.link {
+            Some(_) => Ok(()),
+            None => self.attach(hooks),
+        }
+    }
+
+    /// Attaches both hooks; XDP first, which leaves the other nothing it would not know.
+    fn attach(&mut self, hooks: &Hooks) -> Result<(), HookError> {
+        let Identity { ifindex, mac, .. } = self.identity;
+        self.link = Some(hooks.attach_uplink(ifindex, self.slot, mac)?);
+        self.behind = Some(hooks.attach_uplink_tcx(ifindex)?);
         Ok(())
     }
 

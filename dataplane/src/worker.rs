@@ -50,7 +50,7 @@ impl Worker {
         loop {
             // Read before the commands: who has passed a snapshot has done what came before it.
             let number = self.live.number();
-            if !self.errands.run(&mut self.bench) {
+            if !self.errands.run(&mut self.bench, &self.snapshot.snapshot) {
                 break;
             }
             if number != self.passed {

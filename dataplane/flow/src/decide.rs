@@ -1,6 +1,8 @@
 //! From a packet's class to both directions of its flow: once per flow, and again when the
 //! snapshot has changed. Decides; installs nothing, sends nothing.
 
+use std::net::IpAddr;
+
 use penstock_packet::rewrite::{End, Side, Translation};
 use penstock_packet::{DropReason, Ip, L4, TcpFlags};
 
@@ -8,6 +10,7 @@ use crate::classify::{Class, from_pod};
 use crate::config::Endpoint;
 use crate::entry::{NewFlow, Pair, Pods, Way};
 use crate::key::{Direction, Family, FlowKey, Key, Zone};
+use crate::offload::Session;
 use crate::snapshot::HopId;
 use crate::tcp_state::Tcp;
 use crate::{OutIf, Packet, Snapshot, UplinkId, Verdict};
@@ -190,6 +193,54 @@ pub(crate) fn renew<W: Way>(
         ([Some(egress), Some(ingress)], uplink) => Revision::Goes([egress, ingress], uplink),
         _ => Revision::Waits,
     }
+}
+
+/// The flow of a conversation that outlived the worker that had it; `None` when the rules of today
+/// would not have it so.
+pub(crate) fn resume(session: &Session, snapshot: &Snapshot) -> Option<NewFlow> {
+    let [egress, ingress] = session.keys;
+    let pod = snapshot.endpoint(egress.source)?;
+    let class = from_pod(snapshot, egress.source, egress.destination, pod.pod_mac).ok()?;
+    let class = match (class, session.uplink) {
+        // It began outside, and came by another ENI than the pod's.
+        (
+            Class::Leaving {
+                from,
+                uplink,
+                translated: false,
+            },
+            Some(id),
+        ) if uplink.id != id => Class::Arriving {
+            to: from,
+            uplink: snapshot.uplink(id)?,
+        },
+        (class, _) => class,
+    };
+    let course = course(snapshot, &class, Family::from(egress.source))?;
+    let tcp = egress.protocol == penstock_packet::wire::PROTOCOL_TCP;
+    let flow = NewFlow {
+        egress,
+        ingress: egress.reverse(ingress.zone),
+        egress_hop: course.egress,
+        ingress_hop: course.ingress,
+        originator: course.direction,
+        translations: [Translation::NONE; 2],
+        tcp: tcp.then(|| Tcp::first(TcpFlags::ACK)),
+        pods: course.pods,
+        uplink: course.uplink,
+    };
+    let flow = match (session.snat, egress.source) {
+        (Some(outside), IpAddr::V4(pod)) if class.is_translated() => {
+            let inside = End {
+                address: pod,
+                port: egress.source_port,
+            };
+            translate(flow, inside, outside)
+        }
+        (None, _) if !class.is_translated() => flow,
+        _ => return None,
+    };
+    (flow.ingress == ingress).then_some(flow)
 }
 
 /// Forwards untranslated by the rules alone.

@@ -422,6 +422,30 @@ impl Engine {
         snapshot: &Snapshot,
         now: Timestamp,
     ) -> Result<(), DropReason> {
+        let id = self.admit::<W>(flow, snapshot, now)?;
+        if let Some(way) = W::flows_mut(self)
+            .table
+            .way_mut(WayId::of(id, flow.originator))
+        {
+            let track = way.track_mut();
+            track.packets = 1;
+            track.bytes = ip.ip_length() as u64;
+            if let L4::Tcp { acknowledgment, .. } = ip.l4 {
+                track.acknowledged = acknowledgment;
+            }
+        }
+        let [out, _] = flow.translations;
+        self.stats.translated += u64::from(out.side().is_some());
+        Ok(())
+    }
+
+    /// Puts a flow in without any packet.
+    pub(crate) fn admit<W: Kept>(
+        &mut self,
+        flow: &NewFlow,
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) -> Result<FlowId, DropReason> {
         for key in [&flow.egress, &flow.ingress] {
             let key = W::Key::pack(key).ok_or(DropReason::FlowTableFull)?;
             if let Some(at) = W::flows(self).table.find(&key)
@@ -443,21 +467,11 @@ impl Engine {
             self.quota.give(account);
             return Err(DropReason::FlowTableFull);
         };
-        if let Some(way) = flows.table.way_mut(WayId::of(id, flow.originator)) {
-            let track = way.track_mut();
-            track.packets = 1;
-            track.bytes = ip.ip_length() as u64;
-            if let L4::Tcp { acknowledgment, .. } = ip.l4 {
-                track.acknowledged = acknowledgment;
-            }
-        }
         let [out, _] = flow.translations;
-        let snat = u64::from(out.side().is_some());
         self.stats.flows += 1;
         self.stats.flows_created += 1;
-        self.stats.snat_ports += snat;
-        self.stats.translated += snat;
-        Ok(())
+        self.stats.snat_ports += u64::from(out.side().is_some());
+        Ok(id)
     }
 
     /// A port for a new translated flow with this egress key, from this worker's slice. The port

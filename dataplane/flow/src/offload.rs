@@ -17,6 +17,7 @@
 //! [`OFFER_AFTER`] packets behind them that both ends took part in.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use penstock_packet::rewrite::{End, Macs, Side};
 use penstock_packet::wire::{PROTOCOL_ICMP, PROTOCOL_ICMP6, PROTOCOL_TCP, PROTOCOL_UDP};
@@ -25,7 +26,7 @@ use crate::engine::{Kept, Renewal};
 use crate::entry::{Carrier, Moment, Pair, Stage, Way, Way4, Way6};
 use crate::key::{Direction, FlowKey, Key};
 use crate::table::{FlowId, WayId};
-use crate::{Engine, OutIf, Snapshot, Timestamp};
+use crate::{Engine, OutIf, Snapshot, Timestamp, UplinkId, decide};
 
 /// Packets of both directions after which a flow is worth offering: a connection with one question
 /// and one answer has one less before its first FIN.
@@ -125,6 +126,19 @@ pub enum News {
     Stale(Place),
 }
 
+/// A conversation that the hooks went on carrying when the worker that had it was no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Session {
+    /// Keys of its directions, egress first.
+    pub keys: [FlowKey; 2],
+    /// Address and port that replace the pod's.
+    pub snat: Option<End>,
+    /// Uplink the pod's packets leave by; `None` between pods.
+    pub uplink: Option<UplinkId>,
+    /// What was carried, egress first.
+    pub carried: [Carried; 2],
+}
+
 /// Wishes on their way out.
 #[derive(Debug)]
 pub(crate) struct Outbox(VecDeque<Wish>);
@@ -171,6 +185,40 @@ impl Engine {
     #[must_use]
     pub fn has_wishes(&self) -> bool {
         !self.outbox.0.is_empty()
+    }
+
+    /// Takes up a conversation, if it is this worker's and the rules would have it so. Call it
+    /// before the first packet of the snapshot.
+    pub fn resume(&mut self, session: &Session, snapshot: &Snapshot, now: Timestamp) -> bool {
+        let [egress, ingress] = &session.keys;
+        let ours = |key| self.owner(snapshot, key) == self.worker;
+        if !ours(egress) || !ours(ingress) {
+            return false;
+        }
+        match egress.source {
+            IpAddr::V4(_) => self.resume_kept::<Way4>(session, snapshot, now),
+            IpAddr::V6(_) => self.resume_kept::<Way6>(session, snapshot, now),
+        }
+    }
+
+    fn resume_kept<W: Kept>(
+        &mut self,
+        session: &Session,
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) -> bool {
+        let flow = decide::resume(session, snapshot);
+        let Some(id) = flow.and_then(|flow| self.admit::<W>(&flow, snapshot, now).ok()) else {
+            return false;
+        };
+        // Both ends were heard, or it would not have been offered.
+        let heard = session.carried.map(|carried| Carried {
+            packets: carried.packets.max(OFFER_AFTER),
+            ..carried
+        });
+        self.credit::<W>(id, &heard, now);
+        W::flows_mut(self).settle(id);
+        true
     }
 
     /// Learns what the hooks say.

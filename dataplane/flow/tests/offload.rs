@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use node::*;
-use penstock_flow::offload::{Carried, News, OFFER_AFTER, Passage, Place, Wish};
+use penstock_flow::offload::{Carried, News, OFFER_AFTER, Passage, Place, Session, Wish};
 use penstock_flow::{Config, OutIf, Snat, TcpState, Timestamp, UplinkId};
 use penstock_packet::TcpFlags;
 use penstock_packet::build::Frame;
@@ -407,6 +407,77 @@ fn without_room_a_flow_stays_with_its_worker() {
     talk.back(&mut node, ACK);
     hooks.settle(&mut node);
     assert_eq!(hooks.map.len(), 1);
+}
+
+/// What a successor reads of an entry pair.
+fn session([out, back]: &[Passage; 2]) -> Session {
+    Session {
+        keys: [out.key, back.key],
+        snat: out.replacement.map(|(_, end)| end),
+        uplink: match out.out {
+            OutIf::Uplink(id) => Some(id),
+            OutIf::Endpoint => None,
+        },
+        carried: Default::default(),
+    }
+}
+
+#[test]
+fn a_successor_takes_up_what_the_hooks_carry() {
+    let mut before = node();
+    let mut hooks = Hooks::new(8);
+    let mut talk = Talk::new();
+    talk.establish(&mut before);
+    for _ in 0..OFFER_AFTER {
+        before.forwarded(&from_pod(0, PODS[1]).udp(7, 9, b"?"), TRUNK);
+        before.forwarded(&from_pod(1, PODS[0]).udp(9, 7, b"!"), TRUNK);
+        // From the VPC, by another ENI than the pod's.
+        before.forwarded(&from_eni(1, PEER, PODS[0]).udp(5, 6, b"?"), ETH1);
+        before.forwarded(&from_pod(0, PEER).udp(6, 5, b"!"), TRUNK);
+    }
+    hooks.settle(&mut before);
+    assert_eq!(hooks.map.len(), 3);
+    let sessions: Vec<Session> = hooks.map.values().map(|(_, pair)| session(pair)).collect();
+
+    let mut after = node();
+    for session in &sessions {
+        let (snapshot, now) = (&after.snapshot, after.now);
+        assert!(
+            after.engines[0].resume(session, snapshot, now),
+            "{session:?}"
+        );
+    }
+    let mut successor = Hooks::new(8);
+    // The next packet of each goes the way it went before, and offers its flow again.
+    talk.back(&mut after, ACK);
+    let port = talk.port;
+    talk.out(&mut after, ACK);
+    assert_eq!(talk.port, port);
+    after.forwarded(&from_pod(1, PODS[0]).udp(9, 7, b"!"), TRUNK);
+    after.forwarded(&from_pod(0, PEER).udp(6, 5, b"!"), TRUNK);
+    successor.settle(&mut after);
+    let pairs = |hooks: &Hooks| {
+        let mut pairs: Vec<String> = hooks.map.values().map(|pair| format!("{pair:?}")).collect();
+        pairs.sort();
+        pairs
+    };
+    assert_eq!(pairs(&successor), pairs(&hooks));
+    assert_eq!(after.engines[0].stats().snat_ports, 1);
+
+    // A pod that is gone, and a worker that is not its owner, take up nothing.
+    let gone = [IpAddr::V4(PODS[0]), IpAddr::V6(PODS6[0])];
+    let mut without = offloading();
+    without.endpoints.retain(|pod| !gone.contains(&pod.address));
+    let mut third = Node::with(without, 1, 64);
+    let mut many = Node::with(offloading(), 4, 64);
+    for session in &sessions {
+        let (snapshot, now) = (&third.snapshot, third.now);
+        assert!(!third.engines[0].resume(session, snapshot, now));
+        let (snapshot, now) = (&many.snapshot, many.now);
+        let engines = many.engines.iter_mut();
+        let takers = engines.filter_map(|one| one.resume(session, snapshot, now).then_some(()));
+        assert!(takers.count() <= 1);
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

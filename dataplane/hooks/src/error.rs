@@ -69,6 +69,17 @@ pub enum HookError {
         #[source]
         source: std::io::Error,
     },
+    /// What outlives the process could not be kept or found.
+    #[error("cannot {op} {}: {source}", path.display())]
+    Pin {
+        /// The operation.
+        op: &'static str,
+        /// What it was done to.
+        path: std::path::PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
     /// The object's file descriptors could not be duplicated.
     #[error("cannot keep {what}: {source}")]
     Descriptor {

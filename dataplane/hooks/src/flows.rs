@@ -37,7 +37,6 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use penstock_xsk::map::MapWalk;
@@ -249,30 +248,17 @@ impl FlowMap {
         Ok(())
     }
 
-    /// Makes the maps outlive this process, under `directory` of a BPF file system.
-    ///
-    /// # Errors
-    /// [`HookError::Map`], also when something is pinned there already.
-    pub fn pin(&mut self, directory: &Path) -> Result<(), HookError> {
-        for (map, name) in [(&mut self.four, "flows4"), (&mut self.six, "flows6")] {
-            let path = directory.join(name);
-            map.pin(&path).map_err(|source| HookError::Map {
-                op: "pin",
-                object: path.display().to_string(),
-                map: name.to_owned(),
-                source,
-            })?;
-        }
-        Ok(())
-    }
-
     fn put(&self, key: &FlowKey, entry: &FlowEntry) -> Result<(), HookError> {
         let (map, bytes) = self.place(key);
         map.update(bytes.as_slice(), &layout::flow(entry), MapFlags::ANY)
             .map_err(|source| map_error("write", key, map, source))
     }
 
-    fn take(&self, key: &FlowKey) -> Result<Option<FlowUsage>, HookError> {
+    /// Takes out one direction of a flow that has no owner; what was carried, if it was in.
+    ///
+    /// # Errors
+    /// [`HookError::Map`].
+    pub fn take(&self, key: &FlowKey) -> Result<Option<FlowUsage>, HookError> {
         let (map, bytes) = self.place(key);
         let mut value = [0; layout::FLOW_BYTES];
         let found = map.lookup_into_and_delete(bytes.as_slice(), &mut value);

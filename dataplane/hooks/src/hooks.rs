@@ -1,16 +1,19 @@
 //! Loads the programs, fills their maps, attaches them.
 //!
 //! One control thread owns [`Hooks`]. Everything is by file descriptor: programs and maps live as
-//! long as this value, links as long as their [`HookLink`]. Updates are ordered so that packets in
+//! long as this value, links as long as their [`HookLink`]; with [`Pins`], links and flows stay when
+//! the process dies, and the next one takes them over, interface by interface. Updates are ordered so that packets in
 //! between find either the old or the new entry, never none.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder};
-use penstock_xsk::{AttachError, link};
+use penstock_xsk::link;
 
 use crate::counters::{HookCounters, HookKind};
 use crate::error::HookError;
@@ -18,16 +21,27 @@ use crate::flows::FlowMap;
 use crate::kernel_ends::KernelEnds;
 use crate::layout::{self, HookConfig, PodEntry};
 use crate::limits::{MAX_KERNEL_CIDRS, MAX_QUEUES, MAX_SLOTS};
+use crate::pins::Pins;
 
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hooks.bpf.o"));
 
-/// An attached program; dropping it detaches it.
+/// An attached program; dropping it detaches it, and removes its pin.
 #[derive(Debug)]
 #[must_use = "dropping the link detaches the hook"]
 pub struct HookLink {
     kind: HookKind,
     ifindex: u32,
+    pin: Option<PathBuf>,
     _link: OwnedFd,
+}
+
+impl Drop for HookLink {
+    fn drop(&mut self) {
+        if let Some(pin) = &self.pin {
+            // Gone already is as good as removed.
+            let _ = fs::remove_file(pin);
+        }
+    }
 }
 
 impl HookLink {
@@ -58,6 +72,7 @@ pub struct Lapse {
 pub struct Hooks {
     programs: Programs,
     maps: Maps,
+    pins: Option<Pins>,
     pods: HashMap<u32, PodEntry>,
     kernel_cidrs: BTreeSet<IpNet>,
 }
@@ -125,6 +140,37 @@ impl Hooks {
         ))
     }
 
+    /// The same, with flows and links kept in `pins`: flows that are there are taken over at once,
+    /// links when their interface is attached. Flows that do not fit what is loaded are removed,
+    /// and all links with them.
+    ///
+    /// # Errors
+    /// [`HookError::Load`], [`HookError::Pin`].
+    pub fn load_pinned(flows: u32, pins: Pins) -> Result<Self, HookError> {
+        let object = open_with(flows, Some(&pins)).or_else(|_| {
+            pins.clear()?;
+            open_with(flows, Some(&pins))
+        })?;
+        let mut hooks = Self::from_object(&object)?;
+        hooks.pins = Some(pins);
+        Ok(hooks)
+    }
+
+    /// Whether a predecessor's hook is still at work on an interface.
+    #[must_use]
+    pub fn is_inherited(&self, hook: HookKind, ifindex: u32) -> bool {
+        let pins = self.pins.as_ref();
+        pins.is_some_and(|pins| pins.link(hook, ifindex).exists())
+    }
+
+    /// Detaches what a predecessor left on interfaces that are not in use.
+    ///
+    /// # Errors
+    /// [`HookError::Pin`].
+    pub fn disown(&self, used: impl Fn(HookKind, u32) -> bool) -> Result<usize, HookError> {
+        self.pins.as_ref().map_or(Ok(0), |pins| pins.retain(used))
+    }
+
     /// Takes over programs and maps of a loaded object.
     pub(crate) fn from_object(object: &Object) -> Result<Self, HookError> {
         let programs = Programs {
@@ -155,6 +201,7 @@ impl Hooks {
         Ok(Self {
             programs,
             maps,
+            pins: None,
             pods: HashMap::new(),
             kernel_cidrs: BTreeSet::new(),
         })
@@ -287,7 +334,8 @@ impl Hooks {
     /// # Errors
     /// [`HookError::Attach`].
     pub fn attach_pod(&self, ifindex: u32) -> Result<HookLink, HookError> {
-        attach_tcx(HookKind::Pod, &self.programs.pod, ifindex)
+        let pins = self.pins.as_ref();
+        attach((HookKind::Pod, pins), &self.programs.pod, ifindex)
     }
 
     /// Attaches hook `trunk` to trunk0.
@@ -295,7 +343,7 @@ impl Hooks {
     /// # Errors
     /// [`HookError::Attach`].
     pub fn attach_trunk(&self, ifindex: u32) -> Result<HookLink, HookError> {
-        attach_tcx(HookKind::Trunk, &self.programs.trunk, ifindex)
+        attach((HookKind::Trunk, None), &self.programs.trunk, ifindex)
     }
 
     /// Attaches hook `trunk-rx` to trunk1, in the driver.
@@ -303,7 +351,7 @@ impl Hooks {
     /// # Errors
     /// [`HookError::Attach`].
     pub fn attach_trunk_rx(&self, ifindex: u32) -> Result<HookLink, HookError> {
-        attach_xdp(HookKind::TrunkRx, &self.programs.trunk_rx, ifindex)
+        attach((HookKind::TrunkRx, None), &self.programs.trunk_rx, ifindex)
     }
 
     /// Attaches hook `uplink` to an ENI, in the driver. `slot` is the ENI's row of sockets, 1 or
@@ -322,7 +370,8 @@ impl Hooks {
         let key = ifindex.to_ne_bytes();
         let object = || format!("uplink {ifindex}");
         put(&self.maps.uplinks, &key, &layout::uplink(slot, mac), object)?;
-        attach_xdp(HookKind::Uplink, &self.programs.uplink, ifindex).inspect_err(|_| {
+        let uplink = (HookKind::Uplink, self.pins.as_ref());
+        attach(uplink, &self.programs.uplink, ifindex).inspect_err(|_| {
             // The entry alone does nothing; the attachment's error is the one to report.
             let _ = self.maps.uplinks.delete(&key);
         })
@@ -333,7 +382,8 @@ impl Hooks {
     /// # Errors
     /// [`HookError::Attach`].
     pub fn attach_uplink_tcx(&self, ifindex: u32) -> Result<HookLink, HookError> {
-        attach_tcx(HookKind::UplinkTcx, &self.programs.uplink_tcx, ifindex)
+        let behind = (HookKind::UplinkTcx, self.pins.as_ref());
+        attach(behind, &self.programs.uplink_tcx, ifindex)
     }
 
     /// Says that the pod behind this host side takes XDP frames: its own side runs NAPI, which it
@@ -457,6 +507,10 @@ impl Hooks {
 
 /// Opens and loads the embedded object.
 pub(crate) fn open(flows: u32) -> Result<Object, HookError> {
+    open_with(flows, None)
+}
+
+fn open_with(flows: u32, pins: Option<&Pins>) -> Result<Object, HookError> {
     let failed = |source| HookError::Load { source };
     let mut object = ObjectBuilder::default()
         .open_memory(OBJECT)
@@ -466,6 +520,10 @@ pub(crate) fn open(flows: u32) -> Result<Object, HookError> {
             // Two directions a flow.
             let entries = flows.saturating_mul(2).max(2);
             map.set_max_entries(entries).map_err(failed)?;
+            if let Some(pins) = pins {
+                let path = pins.map(&map.name().to_string_lossy());
+                map.set_pin_path(path).map_err(failed)?;
+            }
         }
     }
     object.load().map_err(failed)
@@ -490,30 +548,61 @@ fn map(object: &Object, name: &'static str) -> Result<MapHandle, HookError> {
     MapHandle::try_from(&map).map_err(|source| HookError::Load { source })
 }
 
-fn attach_tcx(kind: HookKind, program: &OwnedFd, ifindex: u32) -> Result<HookLink, HookError> {
-    let attached = link::attach_tcx_ingress(program.as_fd(), ifindex);
-    hook_link(kind, ifindex, attached)
-}
-
-fn attach_xdp(kind: HookKind, program: &OwnedFd, ifindex: u32) -> Result<HookLink, HookError> {
-    let attached = link::attach_xdp_native(program.as_fd(), ifindex);
-    hook_link(kind, ifindex, attached)
-}
-
-fn hook_link(
-    kind: HookKind,
+/// Attaches a program, in place of a predecessor's where that is still at work, and pins the link
+/// where there is a place for pins.
+fn attach(
+    (kind, pins): (HookKind, Option<&Pins>),
+    program: &OwnedFd,
     ifindex: u32,
-    attached: Result<OwnedFd, AttachError>,
 ) -> Result<HookLink, HookError> {
+    let pin = pins.map(|pins| pins.link(kind, ifindex));
+    if let Some(link) = pin
+        .as_deref()
+        .and_then(|pin| inherit(pin, program, ifindex))
+    {
+        return Ok(HookLink {
+            kind,
+            ifindex,
+            pin,
+            _link: link,
+        });
+    }
+    let attached = match kind {
+        HookKind::Pod | HookKind::Trunk | HookKind::UplinkTcx => {
+            link::attach_tcx_ingress(program.as_fd(), ifindex)
+        }
+        HookKind::TrunkRx | HookKind::Uplink => link::attach_xdp_native(program.as_fd(), ifindex),
+    };
     let link = attached.map_err(|source| HookError::Attach {
         hook: kind.label(),
         source,
     })?;
+    if let Some(path) = &pin {
+        link::pin(link.as_fd(), path).map_err(|source| HookError::Pin {
+            op: "pin",
+            path: path.clone(),
+            source,
+        })?;
+    }
     Ok(HookLink {
         kind,
         ifindex,
+        pin,
         _link: link,
     })
+}
+
+/// The link pinned at `pin`, now with our program, if it is this interface's. What is of an
+/// interface that is gone is removed.
+fn inherit(pin: &Path, program: &OwnedFd, ifindex: u32) -> Option<OwnedFd> {
+    let link = link::open_pinned(pin).ok()?;
+    let ours = link::interface(link.as_fd()).is_ok_and(|index| index == ifindex);
+    if ours && link::replace(link.as_fd(), program.as_fd()).is_ok() {
+        return Some(link);
+    }
+    // A new pin takes its place; should that fail, its error is the one to report.
+    let _ = fs::remove_file(pin);
+    None
 }
 
 fn socket_key(slot: u32, queue: u32) -> Result<[u8; 4], HookError> {

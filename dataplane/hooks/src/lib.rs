@@ -11,7 +11,7 @@
 //! [`Hooks`] loads them, fills their maps and attaches them. Guarantees: every packet a hook sees
 //! is counted once (`seen = to_worker + to_kernel + to_pod + offloaded + drops`); a worker whose heartbeat is
 //! stale, or a queue without a socket on an uplink, falls back to the kernel; a link lives exactly
-//! as long as its [`HookLink`]; no program of anybody else is ever detached.
+//! as long as its [`HookLink`], and with [`Pins`] as long as nobody drops that; no program of anybody else is ever detached.
 //!
 //! It must not hold policy of its own, talk netlink, or touch packets in Rust. The C sources are
 //! in `bpf/`, one file per hook.
@@ -23,6 +23,7 @@ mod hooks;
 mod kernel_ends;
 mod layout;
 pub mod limits;
+mod pins;
 
 pub use counters::{HookCounters, HookKind};
 pub use error::HookError;
@@ -30,6 +31,7 @@ pub use flows::FlowMap;
 pub use hooks::{HookLink, Hooks, Lapse};
 pub use kernel_ends::KernelEnds;
 pub use layout::{HookConfig, ImdsAccess, Offload, PodEntry, SnatRange};
+pub use pins::Pins;
 
 #[cfg(test)]
 mod tests;

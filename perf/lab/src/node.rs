@@ -221,6 +221,18 @@ impl Node {
         drop(self.take(Part::Dataplane));
     }
 
+    /// Runs `penstock-dataplane --remove`: what a dead one left goes.
+    ///
+    /// # Errors
+    /// With the program's own words.
+    pub fn remove_dataplane(&self) -> Result<()> {
+        let program = binaries::find(Part::Dataplane.binary())?;
+        let run_dir = self.run_dir();
+        let arguments = ["--remove", "--run-dir", &run_dir.to_string_lossy()];
+        let program = program.to_string_lossy();
+        self.netns().tool(&program, &arguments).map(|_| ())
+    }
+
     /// Sends any signal to `penstock-dataplane`, such as SIGSTOP; nothing when it does not run.
     pub fn signal_dataplane(&self, signal: Signal) {
         if let Some(daemon) = self.lock().get(&Part::Dataplane) {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -139,11 +140,23 @@ fn remove(id: &str) -> Result<()> {
             failed = failed.or(Some(error));
         }
     }
+    unmount_below(&directory);
     match fs::remove_dir_all(&directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).context(|| format!("remove {}", directory.display()))
         }
         _ => failed.map_or(Ok(()), Err),
+    }
+}
+
+/// Takes down the file systems that dataplanes mounted for their pins: what is pinned there is
+/// detached by that.
+fn unmount_below(directory: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    for point in points.filter(|point| Path::new(point).starts_with(directory)) {
+        // What stays mounted makes the removal fail, which is reported.
+        let _ = umount2(point, MntFlags::MNT_DETACH);
     }
 }
 
