@@ -58,8 +58,8 @@ impl Reading {
             free: pool.free,
             enis,
             flows: workers.iter().map(|worker| worker.flows).sum(),
-            rx: counters.worker_rx(),
-            tx: workers.iter().map(|worker| worker.tx).sum(),
+            rx: counters.carried(),
+            tx: workers.iter().map(|worker| worker.tx).sum::<u64>() + counters.offloaded(),
             snat: workers.iter().map(|worker| worker.snat).sum(),
             to_kernel: counters.hooks.iter().map(|hook| hook.to_kernel).sum(),
             drops: counters.drops().values().sum(),
@@ -86,7 +86,7 @@ impl Reading {
     fn cells(&self) -> Vec<String> {
         let [rx, tx, snat] = self.rates.unwrap_or_default();
         let path = if self.fallback_queues == 0 {
-            "workers"
+            "workers, hooks"
         } else {
             "kernel (fallback)"
         };
