@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt as _};
 use tokio::time::{sleep, timeout};
 
 use crate::agent::{Agent, Places, Surroundings};
@@ -34,6 +35,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 pub(crate) const EC2_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest wait for the limits of an instance type that is in no table.
 const LIMITS_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Pods whose paths are looked after at a time.
+const AT_ONCE: usize = 16;
 
 /// Directories and settings of one agent.
 #[derive(Debug, Clone)]
@@ -295,18 +299,19 @@ async fn bring_back(
     for complaint in restore::apply(restored, state) {
         tracing::error!(complaint, "a running pod's address is not in the pool");
     }
-    for record in state.records.values().filter(|record| record.is_live()) {
-        let Some(path) = State::path_of(record) else {
-            continue;
-        };
-        let repaired = match node.prepare_pod(&path).await {
-            Ok(()) => node.raise_pod(&path).await,
-            refused => refused,
-        };
-        if let Err(error) = repaired {
-            tracing::error!(%error, address = %path.address, "a running pod's path is incomplete");
-        }
-    }
+    let live = state.records.values().filter(|record| record.is_live());
+    let paths: Vec<_> = live.filter_map(State::path_of).collect();
+    stream::iter(&paths)
+        .for_each_concurrent(AT_ONCE, |path| async move {
+            let repaired = match node.prepare_pod(path).await {
+                Ok(()) => node.raise_pod(path).await,
+                refused => refused,
+            };
+            if let Err(error) = repaired {
+                tracing::error!(%error, address = %path.address, "a running pod's path is incomplete");
+            }
+        })
+        .await;
     let swept = node.sweep_pod_rules(&restore::tables(state)).await?;
     tracing::info!(
         pods = state.records.len(),

@@ -8,215 +8,17 @@
     reason = "a test fails by panicking, with what it was doing"
 )]
 
+mod rig;
+
 use std::fs;
 use std::io::{Read, Write};
-use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use penstock_control_api::{
-    Attachment, AttachmentKey, Failure, MacAddr, PodIdentity, PodRow, Request, Response, Status,
-    code,
-};
-use penstock_lab::{Lab, LabConfig, NetNs, Node};
-
-/// A lab of one node whose agent runs; 3 ENIs with 3 secondary addresses each.
-struct Rig {
-    lab: Lab,
-}
-
-impl Rig {
-    fn start(settings: &[(&str, &str)]) -> Self {
-        let rig = Self::bare();
-        rig.node().start_control(settings).expect("agent");
-        rig
-    }
-
-    fn bare() -> Self {
-        let config = LabConfig {
-            nodes: 1,
-            instance_type: "t3.small".to_owned(),
-            ..LabConfig::unique("ctl")
-        };
-        Self {
-            lab: Lab::up(config).expect("lab"),
-        }
-    }
-
-    fn node(&self) -> &Node {
-        &self.lab.nodes()[0]
-    }
-
-    fn netns(&self) -> &NetNs {
-        self.node().netns()
-    }
-
-    fn call(&self, request: &Request) -> Response {
-        self.node().control_call(request).expect("an answer")
-    }
-
-    fn add(&self, container: &str, pod: &str) -> Result<Attachment, Failure> {
-        let request = Request::Add {
-            key: key(container),
-            pod: PodIdentity {
-                namespace: "t".into(),
-                name: pod.into(),
-                uid: String::new(),
-            },
-            netns: format!("/run/netns/{container}"),
-            veth_prefix: "eni".into(),
-        };
-        match self.call(&request) {
-            Response::Attachment(attachment) => Ok(attachment),
-            Response::Error(failure) => Err(failure),
-            other => panic!("unexpected {other:?}"),
-        }
-    }
-
-    fn confirm(&self, container: &str, host: &str) -> Result<(), Failure> {
-        self.confirm_as(container, host, 0)
-    }
-
-    fn confirm_as(&self, container: &str, host: &str, generation: u64) -> Result<(), Failure> {
-        let (host_ifindex, host_mac) = self.link(host);
-        let (_, pod_mac) = self.link(&peer(host));
-        let key = key(container);
-        match self.call(&Request::Confirm {
-            key,
-            host_ifindex,
-            host_mac,
-            pod_mac,
-            generation,
-        }) {
-            Response::Done => Ok(()),
-            Response::Error(failure) => Err(failure),
-            other => panic!("unexpected {other:?}"),
-        }
-    }
-
-    /// ADD, a veth pair whose both ends stay on the node, Confirm.
-    fn attach(&self, container: &str, pod: &str) -> Attachment {
-        let attachment = self.add(container, pod).expect("ADD");
-        self.make_veth(&attachment.host_ifname);
-        self.confirm(container, &attachment.host_ifname)
-            .expect("Confirm");
-        attachment
-    }
-
-    fn make_veth(&self, host: &str) {
-        let ip = [
-            "link",
-            "add",
-            host,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            &peer(host),
-        ];
-        self.netns().ip(&ip).expect("veth pair");
-        self.netns()
-            .ip(&["link", "set", &peer(host), "up"])
-            .expect("pod's side up");
-    }
-
-    fn del(&self, container: &str) {
-        assert_eq!(
-            self.call(&Request::Del {
-                key: key(container),
-                generation: 0,
-            }),
-            Response::Done
-        );
-    }
-
-    /// An ADD that failed gives its reservation back.
-    fn undo(&self, container: &str, generation: u64) {
-        let key = key(container);
-        assert_eq!(self.call(&Request::Del { key, generation }), Response::Done);
-    }
-
-    fn check(&self, container: &str) -> Result<Attachment, Failure> {
-        match self.call(&Request::Check {
-            key: key(container),
-        }) {
-            Response::Attachment(attachment) => Ok(attachment),
-            Response::Error(failure) => Err(failure),
-            other => panic!("unexpected {other:?}"),
-        }
-    }
-
-    fn pods(&self) -> Vec<PodRow> {
-        match self.call(&Request::Pods) {
-            Response::Pods(rows) => rows,
-            other => panic!("unexpected {other:?}"),
-        }
-    }
-
-    fn status(&self) -> Status {
-        match self.call(&Request::Status) {
-            Response::Status(status) => *status,
-            other => panic!("unexpected {other:?}"),
-        }
-    }
-
-    /// Index and hardware address by the file system the kernel shows them in.
-    fn link(&self, name: &str) -> (u32, MacAddr) {
-        let line = self
-            .netns()
-            .ip(&["-o", "link", "show", "dev", name])
-            .expect("link");
-        let index = line.split(':').next().unwrap().parse().unwrap();
-        let mac = line
-            .split("link/ether ")
-            .nth(1)
-            .unwrap()
-            .split(' ')
-            .next()
-            .unwrap();
-        (index, mac.parse().unwrap())
-    }
-
-    fn has_link(&self, name: &str) -> bool {
-        self.netns().ip(&["link", "show", "dev", name]).is_ok()
-    }
-
-    /// Lines of `ip rule` and main-table routes that name the address.
-    fn traces(&self, address: Ipv4Addr) -> Vec<String> {
-        let rules = self.netns().ip(&["rule"]).expect("rules");
-        let routes = self.netns().ip(&["route"]).expect("routes");
-        let text = address.to_string();
-        let names = |line: &&str| line.split_whitespace().any(|word| word == text);
-        rules
-            .lines()
-            .chain(routes.lines())
-            .filter(names)
-            .map(str::to_owned)
-            .collect()
-    }
-
-    fn eventually(&self, what: &str, patience: u64, done: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(patience);
-        while !done(self) {
-            assert!(Instant::now() < deadline, "not within {patience} s: {what}");
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-fn peer(host: &str) -> String {
-    host.replacen("eni", "p", 1)
-}
-
-fn key(container: &str) -> AttachmentKey {
-    AttachmentKey {
-        network: "penstock".into(),
-        container_id: container.into(),
-        ifname: "eth0".into(),
-    }
-}
+use penstock_control_api::{Attachment, code};
+use penstock_lab::NetNs;
+use rig::Rig;
 
 #[test]
 #[ignore = "needs root and network namespaces"]
@@ -515,6 +317,26 @@ fn bad_settings_end_the_agent_with_every_problem_named() {
         log.contains("WARM_ENI_TARGET") && log.contains("AWS_VPC_ENI_MTU"),
         "{log}"
     );
+}
+
+#[test]
+fn max_pods_are_counted_by_addresses_and_settings() {
+    let ask = |arguments: &[&str], settings: &[(&str, &str)]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_penstock-control"))
+            .args(["max-pods", "--instance-type"])
+            .args(arguments)
+            .envs(settings.iter().copied())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let prefixes = ("ENABLE_PREFIX_DELEGATION", "true");
+    let custom = ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true");
+    assert_eq!(ask(&["m5.large"], &[]), "29");
+    assert_eq!(ask(&["m5.large"], &[custom]), "20");
+    assert_eq!(ask(&["m5.large"], &[prefixes]), "434");
+    assert_eq!(ask(&["m5.large", "--vcpus", "2"], &[prefixes]), "110");
 }
 
 /// Slow: the lease is 30 s.
