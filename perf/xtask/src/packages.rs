@@ -82,6 +82,12 @@ const NEEDS: &[Need] = &[
         reason: "shows tests what a lab wire carries",
     },
     Need {
+        proof: Proof::Command("strace"),
+        apt: "strace",
+        dnf: "strace",
+        reason: "kills a daemon at a system call, for tests",
+    },
+    Need {
         proof: Proof::Command("ping"),
         apt: "iputils-ping",
         dnf: "iputils",

@@ -66,6 +66,22 @@ impl Shim {
         }
     }
 
+    /// Starts a DEL and kills the plugin, unless it is faster.
+    pub fn del_and_kill(
+        &self,
+        container: &str,
+        sandbox: &NetNs,
+        after: Duration,
+    ) -> Result<(), String> {
+        let mut child = self
+            .start("DEL", (container, "any"), Some(sandbox), json!({}))
+            .map_err(|error| error.to_string())?;
+        thread::sleep(after);
+        // Killing what has ended already is an error, and what was wanted.
+        let _ = child.kill();
+        child.wait().map(drop).map_err(|error| error.to_string())
+    }
+
     /// With the address the pod has now as the earlier result.
     pub fn check(&self, container: &str, sandbox: &NetNs) -> Result<(), String> {
         let address = sandbox.ip(&["-4", "-o", "address", "show", "dev", IFNAME]);
