@@ -72,6 +72,44 @@ fn e01_a_throttled_agent_that_dies_does_not_begin_anew() {
 }
 
 #[test]
+fn e09_a_missing_permission_is_asked_for_once_a_minute_and_named_in_the_cluster() {
+    let world = World::new(1, "10.0.0.0/24");
+    world.clock.run(async {
+        let node = world.node("m5.large", &[]).await;
+        node.until("a stock", 20, |node| node.stock() == (1, 9, 9))
+            .await;
+        world.cloud.inject(Fault {
+            action: "*".into(),
+            error_code: "UnauthorizedOperation".into(),
+            count: u32::MAX,
+        });
+        for pod in 0..9 {
+            node.try_add(pod).expect("the pool serves");
+        }
+        world.clock.sleep(MINUTE).await;
+        let began = world.clock.since_start();
+        world.clock.sleep(10 * MINUTE).await;
+        let calls = world.calls_between(began, began + 10 * MINUTE);
+        // One a minute for the stock, and the few looks of any ten minutes.
+        assert!(calls <= 15, "{calls} calls in ten minutes");
+        let cause = node.lock().trouble().unwrap();
+        assert!(
+            !cause.passing && cause.text.contains("AmazonEKS_CNI_Policy"),
+            "{cause:?}"
+        );
+        assert!(
+            node.warnings
+                .lock()
+                .unwrap()
+                .contains(&"MissingIAMPermissions")
+        );
+        world.cloud.clear_faults();
+        node.until("the target", 90, |node| node.stock().2 >= 9)
+            .await;
+    });
+}
+
+#[test]
 fn e11_an_address_nobody_asked_for_is_used_after_a_minute_only() {
     let world = World::new(1, "10.0.0.0/24");
     world.clock.run(async {

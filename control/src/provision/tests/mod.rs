@@ -393,3 +393,48 @@ fn enis_others_attached_and_security_groups_are_followed() {
         assert_eq!(state.foreign_devices, [2]);
     });
 }
+
+#[test]
+fn a_cordoned_node_serves_its_pods_and_keeps_no_stock() {
+    let world = World::new(1, "10.0.0.0/24");
+    world.clock.run(async {
+        let node = world.node("t3.small", &[]).await;
+        node.until("a stock", 20, |node| node.stock() == (1, 3, 3))
+            .await;
+        node.lock().cordoned = true;
+        join_all((0..3).map(|pod| node.add(pod))).await;
+        world.clock.sleep(2 * MINUTE).await;
+        assert_eq!(
+            node.stock(),
+            (1, 3, 0),
+            "no stock for pods that will not come"
+        );
+        node.add(3).await;
+        assert_eq!(node.stock().0, 2, "one that is here gets its address");
+        for pod in 0..4 {
+            node.del(pod);
+        }
+        world.clock.sleep(10 * MINUTE).await;
+        assert_eq!(node.stock().0, 2, "nothing is given back meanwhile");
+        node.lock().cordoned = false;
+        node.until("one ENI again", 240, |node| node.stock().0 == 1)
+            .await;
+    });
+}
+
+#[test]
+fn pods_the_cluster_sends_are_provided_for_before_they_ask() {
+    let world = World::new(1, "10.0.0.0/24");
+    world.clock.run(async {
+        let node = world.node("t3.small", &[("WARM_IP_TARGET", "1")]).await;
+        node.until("a stock", 20, |node| node.stock().2 == 1).await;
+        let coming = |n: usize| ("t".to_owned(), format!("p{n}"));
+        node.lock().awaiting = (0..7).map(coming).collect();
+        node.kick().notify_one();
+        node.until("addresses for all", 20, |node| node.stock().2 >= 7)
+            .await;
+        node.lock().awaiting.clear();
+        node.until("the surplus goes back", 600, |node| node.stock().2 <= 3)
+            .await;
+    });
+}

@@ -32,7 +32,14 @@ impl<S: Site> Worker<S> {
             Ok(created) => created,
             Err(error) => {
                 // Whatever was made without our hearing of it is found by its tag.
-                self.clear_orphans().await;
+                let unheard = [
+                    ErrorKind::Transport,
+                    ErrorKind::TokenReused,
+                    ErrorKind::Other,
+                ];
+                if unheard.contains(&error.kind) {
+                    self.clear_orphans().await;
+                }
                 return Err(error.into());
             }
         };
