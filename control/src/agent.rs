@@ -59,9 +59,33 @@ pub struct Agent {
     /// What the last record says of the restraint towards EC2.
     recorded_severity: AtomicU32,
     /// The policy in force.
-    pub(crate) policy: tokio::sync::Mutex<Option<Policy>>,
+    pub(crate) policy: tokio::sync::Mutex<Option<InForce>>,
+    /// What others changed and the agent put back.
+    pub(crate) repairs: Mutex<Repairs>,
     turns: Turns,
     started: Instant,
+}
+
+/// A policy and how the kernel shows it.
+#[derive(Debug)]
+pub(crate) struct InForce {
+    policy: Policy,
+    listing: Option<String>,
+}
+
+/// What others changed and the agent put back, since its start.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Repairs {
+    count: u64,
+    last: String,
+}
+
+impl Repairs {
+    /// Counts one, in the words of the log.
+    pub(crate) fn note(&mut self, what: String) {
+        self.count += 1;
+        self.last = what;
+    }
 }
 
 impl std::fmt::Debug for Agent {
@@ -140,6 +164,7 @@ impl Agent {
             waiting: AtomicU32::new(0),
             recorded_severity: AtomicU32::new(0),
             policy: tokio::sync::Mutex::new(None),
+            repairs: Mutex::default(),
             turns: Turns::default(),
             started: Instant::now(),
         })
@@ -203,6 +228,7 @@ impl Agent {
         let trouble = trouble.or_else(|| self.ec2.trouble());
         let refused = Some(progress.problem).filter(|problem| !problem.is_empty());
         let problems: Vec<String> = trouble.into_iter().chain(refused).collect();
+        let repairs = locked(&self.repairs).clone();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -214,6 +240,8 @@ impl Agent {
             generation: progress.generation,
             dataplane_generation: progress.confirmed,
             pool,
+            repairs: repairs.count,
+            last_repair: repairs.last,
         }
     }
 
@@ -246,13 +274,34 @@ impl Agent {
             return Ok(());
         };
         let mut in_force = self.policy.lock().await;
-        if in_force.as_ref() == Some(&wanted) {
+        if in_force.as_ref().map(|now| &now.policy) == Some(&wanted) {
             return Ok(());
         }
         policy::apply(&wanted).await?;
         tracing::info!(uplinks = ?wanted.uplinks, direct = ?wanted.direct, "kernel policy in force");
-        *in_force = Some(wanted);
+        let listing = policy::listing().await?;
+        *in_force = Some(InForce {
+            policy: wanted,
+            listing,
+        });
         Ok(())
+    }
+
+    /// Installs the policy again if the kernel's differs from what was installed; whether it did.
+    ///
+    /// # Errors
+    /// When `nft` refuses.
+    pub(crate) async fn repair_policy(&self) -> Result<bool, PolicyError> {
+        let mut in_force = self.policy.lock().await;
+        let Some(known) = in_force.as_mut() else {
+            return Ok(false);
+        };
+        if known.listing.is_some() && known.listing == policy::listing().await? {
+            return Ok(false);
+        }
+        policy::apply(&known.policy).await?;
+        known.listing = policy::listing().await?;
+        Ok(true)
     }
 
     fn wanted_policy(&self) -> Option<Policy> {
@@ -416,7 +465,7 @@ impl Site for Agent {
 }
 
 /// The state is plain data and each change is whole, so a panic elsewhere leaves it usable.
-fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
+pub(crate) fn locked<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -157,6 +157,8 @@ fn starting() -> Status {
         generation: 0,
         dataplane_generation: 0,
         pool: PoolReport::default(),
+        repairs: 0,
+        last_repair: String::new(),
     }
 }
 

@@ -105,6 +105,8 @@ fn status(ready_after: &AtomicU32) -> Status {
         generation: 1,
         dataplane_generation: 1,
         pool: PoolReport::default(),
+        repairs: 0,
+        last_repair: String::new(),
     }
 }
 

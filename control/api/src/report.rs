@@ -27,6 +27,12 @@ pub struct Status {
     pub dataplane_generation: u64,
     /// The addresses.
     pub pool: PoolReport,
+    /// How often something others had changed in the kernel was put back, since start.
+    #[serde(default)]
+    pub repairs: u64,
+    /// The last of them; empty when there was none.
+    #[serde(default)]
+    pub last_repair: String,
 }
 
 /// The addresses of the node by state; `total = assigned + cooling + free`.

@@ -138,18 +138,27 @@ fn control_part(status: &Result<ControlStatus, Failure>) -> Part {
         name,
         health,
         detail: format!(
-            "{}, pid {}, up {}, {} ({}), generation {}",
+            "{}, pid {}, up {}, {} ({}), generation {}{}",
             status.version,
             status.pid,
             duration(status.uptime_seconds),
             status.instance_id,
             status.instance_type,
-            status.generation
+            status.generation,
+            repairs(status.repairs, &status.last_repair)
         ),
         problem: match (status.ready, status.problem.is_empty()) {
             (false, true) => "not ready to add pods".to_owned(),
             _ => status.problem.clone(),
         },
+    }
+}
+
+/// Repairs are no fault of a daemon's, but somebody on the node works against it.
+fn repairs(count: u64, last: &str) -> String {
+    match count {
+        0 => String::new(),
+        count => format!(", {count} repairs, the last: {last}"),
     }
 }
 

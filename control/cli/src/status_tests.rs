@@ -26,6 +26,8 @@ fn control() -> ControlStatus {
             free: 9,
             limit: 27,
         },
+        repairs: 0,
+        last_repair: String::new(),
     }
 }
 
@@ -161,4 +163,20 @@ fn durations_keep_two_units() {
     assert_eq!(duration(7), "7s");
     assert_eq!(duration(240), "4m0s");
     assert_eq!(duration(2 * 86_400 + 3 * 3600 + 59), "2d3h");
+}
+
+#[test]
+fn repairs_are_told() {
+    let changed = ControlStatus {
+        repairs: 2,
+        last_repair: "eth1: [Down]".to_owned(),
+        ..control()
+    };
+    let report = Report::of(Ok(changed), Ok(dataplane()));
+    let detail = |name: &str| {
+        let part = report.parts.iter().find(|part| part.name == name);
+        part.map(|part| part.detail.clone()).unwrap_or_default()
+    };
+    assert!(detail("control").ends_with("2 repairs, the last: eth1: [Down]"));
+    assert_eq!(report.health, Health::Ok, "what was put back is well");
 }

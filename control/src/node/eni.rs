@@ -74,6 +74,18 @@ impl Node {
         self.drop_connected_route(link, setup).await
     }
 
+    /// Gives the main table back its default route, by the primary ENI: the kernel drops it when the ENI goes down.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn set_main_default(&self, link: &Link, setup: &EniSetup) -> Result<(), NodeError> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .gateway(setup.gateway)
+            .output_interface(link.index)
+            .build();
+        self.replace_route(route, "default route", &link.name).await
+    }
+
     /// Leaves exactly the ENI's own address on the link.
     async fn replace_addresses(&self, link: &Link, setup: &EniSetup) -> Result<(), NodeError> {
         for message in self.addresses_of(link).await? {

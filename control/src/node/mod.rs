@@ -12,11 +12,13 @@ mod pod;
 mod repair;
 mod rule;
 pub mod sysctl;
+mod watch;
 
 pub use eni::EniSetup;
 pub use link::Link;
 pub use pod::PodPath;
 pub use repair::Missing;
+pub use watch::{LinkChange, LinkWish};
 
 use std::io;
 use std::sync::Arc;

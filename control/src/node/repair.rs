@@ -18,13 +18,15 @@ pub struct Missing {
     pub tables: HashSet<u32>,
     /// The rule for packets marked for the primary ENI is missing.
     pub mark_rule: bool,
+    /// The main table has no default route.
+    pub main_default: bool,
 }
 
 impl Missing {
     /// Whether all is well.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
-        self.pods.is_empty() && self.tables.is_empty() && !self.mark_rule
+        self.pods.is_empty() && self.tables.is_empty() && !self.mark_rule && !self.main_default
     }
 }
 
@@ -60,12 +62,13 @@ impl Node {
         Ok(Missing {
             pods: broken.map(|pod| pod.address).collect(),
             tables: lost.map(|(_, table)| *table).collect(),
+            main_default: !defaults.contains(&MAIN_TABLE),
             mark_rule: !rules.iter().any(|rule| rule.priority == priority::MARK),
         })
     }
 }
 
-/// The table of a default route, where it is not main.
+/// The table of a default route.
 fn default_table(message: &RouteMessage) -> Option<u32> {
     let named = message
         .attributes
@@ -75,5 +78,5 @@ fn default_table(message: &RouteMessage) -> Option<u32> {
             _ => None,
         });
     let table = named.unwrap_or_else(|| message.header.table.into());
-    (message.header.destination_prefix_length == 0 && table != MAIN_TABLE).then_some(table)
+    (message.header.destination_prefix_length == 0).then_some(table)
 }

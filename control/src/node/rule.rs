@@ -210,14 +210,17 @@ impl Node {
         Ok(rules)
     }
 
-    /// Makes `networks` the ones that are routed by main whatever ENI the pod is on; others of that priority go.
+    /// Makes `networks` the ones that are routed by main whatever ENI the pod is on; others of that priority go. Whether
+    /// anything had to change.
     ///
     /// # Errors
     /// The first rule the kernel refuses to list, add or delete.
-    pub async fn set_service_rules(&self, networks: &[Ipv4Net]) -> Result<(), NodeError> {
+    pub async fn set_service_rules(&self, networks: &[Ipv4Net]) -> Result<bool, NodeError> {
+        let mut changed = false;
         let rules = self.list_rules().await?;
         let present: Vec<Ipv4Net> = rules.iter().filter_map(service_network).collect();
         for network in networks.iter().filter(|network| !present.contains(network)) {
+            changed = true;
             let mut add = self.netlink.rule().add();
             *add.message_mut() = to_service(*network);
             unless(Errno::EEXIST, add.execute().await).map_err(|cause| {
@@ -225,6 +228,7 @@ impl Node {
             })?;
         }
         for network in present.iter().filter(|network| !networks.contains(network)) {
+            changed = true;
             let done = self
                 .netlink
                 .rule()
@@ -235,7 +239,7 @@ impl Node {
                 NodeError::netlink(format!("delete the rule for {network}"), cause)
             })?;
         }
-        Ok(())
+        Ok(changed)
     }
 
     /// Deletes rules of pods that are not in `pods` (address to table); returns how many.
