@@ -12,6 +12,7 @@ pub mod instructions;
 pub mod load;
 pub mod pipeline;
 pub mod place;
+pub mod profile;
 pub mod reference;
 pub mod reference_node;
 pub mod report;

@@ -8,7 +8,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use penstock_perf::instructions::{self, Baseline, Case};
 use penstock_perf::report::{self, Detail, Report};
@@ -16,6 +16,9 @@ use penstock_perf::scenario::{self, Options, Session};
 
 /// Share of instructions by which a path may grow unnoticed.
 const TOLERANCE: f64 = 0.02;
+
+/// Flows of the scenario `scale`: the design's million.
+const MOST_FLOWS: u32 = 1_000_000;
 
 /// Measures Penstock beside the kernel path, in one interleaved run.
 #[derive(Parser)]
@@ -46,6 +49,17 @@ enum Verb {
         /// Where the page goes.
         #[arg(short, long, default_value = "report.html")]
         output: PathBuf,
+    },
+    /// Where the processors' time goes in each contestant's turn, as a table of stages.
+    Profile {
+        /// A name that `list` prints.
+        name: String,
+        /// Seconds of load per measurement.
+        #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+        seconds: f64,
+        /// Pods on a node.
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(4..=200))]
+        pods: u32,
     },
     /// Instructions a packet of the engine's paths, counted by single steps.
     Instructions {
@@ -89,8 +103,8 @@ struct Run {
           value_parser = clap::value_parser!(u32).range(4..=200))]
     pods: Vec<u32>,
     /// Flows of the scenario `scale`.
-    #[arg(long, default_value_t = 1_000_000,
-          value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
+    #[arg(long, default_value_t = MOST_FLOWS,
+          value_parser = clap::value_parser!(u32).range(1_000..=i64::from(MOST_FLOWS)))]
     flows: u32,
 }
 
@@ -128,6 +142,11 @@ fn dispatch(arguments: &Arguments) -> Result<bool> {
             writeln!(out, "{text}")?;
             Ok(moved == 0)
         }
+        Verb::Profile {
+            name,
+            seconds,
+            pods,
+        } => profile(name, *seconds, *pods, &mut out),
         Verb::Instructions { check, write } => {
             instructions(check.as_deref(), write.as_deref(), &mut out)
         }
@@ -146,6 +165,23 @@ fn dispatch(arguments: &Arguments) -> Result<bool> {
             Ok(true)
         }
     }
+}
+
+/// One turn of every contestant at every point of a scenario, sampled.
+fn profile(name: &str, seconds: f64, pods: u32, out: &mut impl Write) -> Result<bool> {
+    let session = Session::profiled(Options {
+        repeats: 1,
+        seconds,
+        pods: vec![pods],
+        flows: MOST_FLOWS,
+    });
+    scenario::by_name(name)?.run(&session)?;
+    let stages = session.stages();
+    ensure!(!stages.is_empty(), "{name} has no steady load to profile");
+    for (turn, stages) in &stages {
+        writeln!(out, "{turn}\n{}\n", stages.table())?;
+    }
+    Ok(true)
 }
 
 /// Returns whether no path takes more instructions than `check` says.

@@ -94,7 +94,10 @@ impl Samples {
         forget(testbed, side)?;
         fabric.set_sink(node.primary_eni(), Sink::Everything)?;
         for (index, (name, protocol)) in KINDS.into_iter().enumerate() {
-            let first = first_packets(testbed, side, protocol)
+            let first = session
+                .turn(&format!("{name}, {}", side.who.name()), || {
+                    first_packets(testbed, side, protocol)
+                })
                 .with_context(|| format!("{name}, {}", side.who.name()))?;
             if first.loss > LOSS {
                 report.invalidate(format!(

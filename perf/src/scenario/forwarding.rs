@@ -128,7 +128,9 @@ impl<'a> Track<'a> {
         let mut samples = Samples::default();
         for _ in 0..session.options.repeats {
             for lane in &self.lanes {
-                let rate = self.rate(lane, frames, session.options.duration())?;
+                let rate = session.turn(lane.side.who.name(), || {
+                    self.rate(lane, frames, session.options.duration())
+                })?;
                 samples.rates.entry(lane.side.who).or_default().push(rate);
             }
             let ceiling = self.ceiling(frames, session.options.duration())?;

@@ -9,11 +9,14 @@ mod rr;
 mod scale;
 mod tcp_bulk;
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::profile::{Profile, Stages};
 use crate::report::Report;
 
 /// How long, how often and what to measure.
@@ -42,6 +45,8 @@ pub struct Session {
     /// What was asked for.
     pub options: Options,
     bar: ProgressBar,
+    /// What each turn's time went into, when that is asked for.
+    stages: Option<Mutex<BTreeMap<String, Stages>>>,
 }
 
 impl Session {
@@ -54,7 +59,45 @@ impl Session {
         Self {
             options,
             bar: ProgressBar::no_length().with_style(style),
+            stages: None,
         }
+    }
+
+    /// The same, with every turn profiled.
+    #[must_use]
+    pub fn profiled(options: Options) -> Self {
+        Self {
+            stages: Some(Mutex::default()),
+            ..Self::new(options)
+        }
+    }
+
+    /// Measures one contestant's turn, and where its time goes when that is asked for.
+    ///
+    /// # Errors
+    /// What `work` fails by; or when the kernel does not let itself be sampled.
+    pub fn turn<T>(&self, who: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(stages) = &self.stages else {
+            return work();
+        };
+        let profile = Profile::start()?;
+        let outcome = work();
+        let seen = profile.stop()?;
+        let label = format!("{who}: {}", self.bar.message());
+        let mut stages = stages.lock().unwrap_or_else(PoisonError::into_inner);
+        stages.entry(label).or_default().merge(seen);
+        outcome
+    }
+
+    /// The profiled turns by contestant and point.
+    #[must_use]
+    pub fn stages(&self) -> BTreeMap<String, Stages> {
+        self.stages.as_ref().map_or_else(BTreeMap::new, |stages| {
+            stages
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone()
+        })
     }
 
     /// `steps` more steps will come.

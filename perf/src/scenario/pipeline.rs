@@ -46,7 +46,7 @@ pub(super) fn run(session: &Session) -> Result<Report> {
                     batch,
                 };
                 session.say(point.name());
-                let costs = hits(point, session, &mut meter)?;
+                let costs = session.turn("engine", || hits(point, session, &mut meter))?;
                 let [cycles, mpps] = point.figures(&costs);
                 line.push((f64::from(flows), cycles.value));
                 report.push(cycles);

@@ -98,7 +98,9 @@ fn measure(testbed: &Testbed, session: &Session, transport: Transport, rate: f64
     for _ in 0..session.options.repeats {
         for side in testbed.sides() {
             let pace = Pace::PerSecond(rate);
-            let said = exchange(testbed, side, transport, pace, session)?;
+            let said = session.turn(side.who.name(), || {
+                exchange(testbed, side, transport, pace, session)
+            })?;
             let who = side.who;
             turns.p50.entry(who).or_default().push(said.micros(0.5));
             turns.p99.entry(who).or_default().push(said.micros(0.99));

@@ -59,7 +59,9 @@ pub(super) fn run(session: &Session) -> Result<Report> {
         session.say(format!("{} and {} flows in turns", FEW.flows, many.flows));
         for (lanes, is_many) in [(&few, false), (&many_lanes, true)] {
             for lane in &lanes.lanes {
-                let rate = lane.rate(session.options.duration())?;
+                let size = if is_many { "many flows" } else { "few flows" };
+                let label = format!("{}, {size}", lane.who.name());
+                let rate = session.turn(&label, || lane.rate(session.options.duration()))?;
                 rates.entry((lane.who, is_many)).or_default().push(rate);
             }
         }

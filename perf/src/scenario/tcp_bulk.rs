@@ -110,8 +110,8 @@ fn measure(testbed: &Testbed, session: &Session, path: Path, streams: usize) -> 
                     Direction::Out
                 },
             };
-            let rate = bulk
-                .run(warm_up, duration)
+            let rate = session
+                .turn(side.who.name(), || bulk.run(warm_up, duration))
                 .with_context(|| side.who.name())?;
             samples.entry(side.who).or_default().push(rate);
         }
