@@ -33,6 +33,7 @@ use crate::handoff;
 use crate::inherit::Inheritance;
 use crate::line::{Line, Queues};
 use crate::live::Live;
+use crate::logging;
 use crate::node::{Node, Parts};
 use crate::ports::{NewPort, Ports};
 use crate::pulse::Pulse;
@@ -152,6 +153,18 @@ impl Service for Office {
                 .counters()
                 .map(|counters| Response::Counters(Box::new(counters))),
             Request::Flows { limit } => Ok(Response::Flows(node.flows(limit))),
+            Request::Explain(question) => {
+                return match node.explain(&question) {
+                    Ok(explanation) => Response::Explanation(Box::new(explanation)),
+                    Err(message) => Response::Error { message },
+                };
+            }
+            Request::LogFilter(filter) => {
+                return match logging::set(&filter) {
+                    Ok(()) => Response::Done,
+                    Err(message) => Response::Error { message },
+                };
+            }
             Request::Offload(setting) => {
                 return match node.set_offload(setting) {
                     Ok(generation) => Response::Applied { generation },

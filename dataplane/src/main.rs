@@ -8,9 +8,9 @@ use anyhow::Context;
 use clap::Parser;
 use clap::error::ErrorKind;
 use crossbeam::channel;
-use penstock_dataplane::args::{Args, LogFormat};
+use penstock_dataplane::args::Args;
 use penstock_dataplane::daemon::{self, Daemon};
-use tracing_subscriber::EnvFilter;
+use penstock_dataplane::logging;
 
 /// EX_USAGE of sysexits.h.
 const BAD_ARGUMENTS: u8 = 64;
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
             };
         }
     };
-    start_logging(args.log_format);
+    logging::start(args.log_format);
     let outcome = match args.remove {
         true => daemon::remove(&args),
         false => run(&args),
@@ -50,15 +50,4 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let outcome = stopped.recv().context("wait for a signal")?;
     daemon.stop();
     outcome.map_err(anyhow::Error::msg)
-}
-
-fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }

@@ -134,7 +134,7 @@ impl Node {
         }
     }
 
-    fn pod_ifname(&self, address: std::net::IpAddr) -> String {
+    pub(crate) fn pod_ifname(&self, address: std::net::IpAddr) -> String {
         self.current
             .iter()
             .flat_map(|current| &current.endpoints)

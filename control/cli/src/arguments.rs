@@ -7,7 +7,11 @@ use clap_complete::Shell;
 use penstock_dataplane_api::Offload;
 
 use crate::doctor::DoctorArguments;
+use crate::explain::ExplainArguments;
+use crate::health::HealthArguments;
 use crate::lab::LabCommand;
+use crate::monitor::MonitorArguments;
+use crate::top::TopArguments;
 use crate::tune::TuneArguments;
 
 /// Status of a command line that makes no sense (EX_USAGE, sysexits.h); clap's own 2 means "down"
@@ -27,6 +31,39 @@ Examples:
   penstock get drops -o json
   penstock lab up
   penstock lab exec node1 -- penstock get flows --limit 20";
+
+const EXPLAIN_HELP: &str = "\
+Exit status:
+  0   forwarded, or the kernel's
+  1   dropped, or the question makes no sense
+  2   the dataplane does not answer: the kernel carries everything
+
+Examples:
+  penstock explain --from default/web-0 --to default/db-0:5432
+  penstock explain --from default/web-0 --to 203.0.113.7:443 --bytes 9001
+  penstock explain --from default/web-0 --to 203.0.113.7 --protocol icmp -o json";
+
+const MONITOR_HELP: &str = "\
+Examples:
+  penstock monitor
+  penstock monitor --type drop
+  penstock monitor --type flow,pod --pod default/web-0
+  penstock monitor --duration 60 | jq -c 'select(.reason == \"nat_ports\")'";
+
+const HEALTH_HELP: &str = "\
+Exit status:
+  0   ok
+  1   not ready
+  2   a daemon does not answer
+
+Examples:
+  penstock health --live --of dataplane
+  penstock health --ready";
+
+const LOG_LEVEL_HELP: &str = "\
+Examples:
+  penstock log-level debug
+  penstock log-level info,penstock_dataplane::uplink=trace";
 
 const DOCTOR_HELP: &str = "\
 Exit status:
@@ -88,6 +125,23 @@ pub(crate) enum Command {
     Offload {
         /// The setting.
         setting: OffloadSetting,
+    },
+    /// Say what would become of a packet, without sending one.
+    #[command(after_help = EXPLAIN_HELP)]
+    Explain(ExplainArguments),
+    /// Tell what changes, one JSON object a line: drops, pods, flows, daemons.
+    #[command(after_help = MONITOR_HELP)]
+    Monitor(MonitorArguments),
+    /// Workers, ports and drops on a live screen.
+    Top(TopArguments),
+    /// One word and an exit status, for probes.
+    #[command(after_help = HEALTH_HELP)]
+    Health(HealthArguments),
+    /// Change how much the dataplane logs, until it is started again.
+    #[command(after_help = LOG_LEVEL_HELP)]
+    LogLevel {
+        /// Filter in RUST_LOG's words.
+        filter: String,
     },
     /// Read back everything the node needs: PASS, NOTE, WARN or FAIL, and what to do.
     #[command(after_help = DOCTOR_HELP)]

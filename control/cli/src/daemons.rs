@@ -74,6 +74,23 @@ impl Daemons {
         }
     }
 
+    pub(crate) fn explain(
+        &self,
+        question: dataplane::Question,
+    ) -> Result<dataplane::Explanation, Failure> {
+        match self.ask_dataplane(&dataplane::Request::Explain(question))? {
+            dataplane::Response::Explanation(explanation) => Ok(*explanation),
+            other => Err(unexpected(DATAPLANE, &other)),
+        }
+    }
+
+    pub(crate) fn set_log_filter(&self, filter: &str) -> Result<(), Failure> {
+        match self.ask_dataplane(&dataplane::Request::LogFilter(filter.to_owned()))? {
+            dataplane::Response::Done => Ok(()),
+            other => Err(unexpected(DATAPLANE, &other)),
+        }
+    }
+
     pub(crate) fn set_offload(&self, setting: dataplane::Offload) -> Result<(), Failure> {
         match self.ask_dataplane(&dataplane::Request::Offload(setting))? {
             dataplane::Response::Applied { .. } => Ok(()),

@@ -1,23 +1,26 @@
 //! `penstock`, the one command: looks inside a running node, and brings a lab up.
 //!
 //! It asks the two daemons over their sockets and prints what they say, and reads the node's
-//! settings back ([`doctor`]). Only `offload` and [`tune`] change a node;
-//! the latter records what was there before. A
-//! lab ([`lab`]) is namespaces of its own. Standard output carries the answer, standard error the
-//! problems, and the exit status the verdict (see [`arguments`]).
+//! settings back ([`doctor`]). Only `offload`, `log-level` and [`tune`] change anything; the last
+//! records what was there before. A lab ([`lab`]) is namespaces of its own. Standard output carries
+//! the answer, standard error the problems, and the exit status the verdict (see [`arguments`]).
 
 mod arguments;
 mod daemons;
 mod demo;
 mod doctor;
+mod explain;
 mod failure;
 mod get;
+mod health;
 mod host;
 mod knob;
 mod lab;
+mod monitor;
 mod scene;
 mod status;
 mod table;
+mod top;
 mod tune;
 
 use std::io::{self, Write};
@@ -64,6 +67,14 @@ fn run(arguments: &Arguments, output: &mut impl Write) -> Result<ExitCode, Failu
         Command::Get(request) => get::show(&daemons, request, output),
         Command::Offload { setting } => {
             daemons.set_offload((*setting).into())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Explain(request) => explain::run(&daemons, request, output),
+        Command::Monitor(request) => monitor::run(&daemons, request, output),
+        Command::Top(request) => top::run(&daemons, request, output),
+        Command::Health(request) => health::run(&daemons, request, output),
+        Command::LogLevel { filter } => {
+            daemons.set_log_filter(filter)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Doctor(request) => doctor::run(&daemons, request, output),

@@ -7,12 +7,14 @@
 
 pub mod client;
 mod conservation;
+mod explain;
 mod flow;
 pub mod frame;
 mod mac;
 mod report;
 mod snapshot;
 
+pub use explain::{Explanation, Fate, Question};
 pub use flow::{FlowSettings, FlowTimers};
 pub use mac::{MacAddr, ParseMacError};
 pub use report::{
@@ -40,6 +42,10 @@ pub enum Request {
     Counters,
     /// Switch offload; answered by `Applied` once it is in force. A restart forgets it.
     Offload(Offload),
+    /// What would become of a packet; none is sent.
+    Explain(Question),
+    /// Another filter for the log, in `RUST_LOG`'s words.
+    LogFilter(String),
     /// Up to `limit` flows of all workers.
     Flows {
         /// Most rows to return; bounds the answer, not the table.
@@ -65,6 +71,10 @@ pub enum Response {
     Status(Box<Status>),
     /// Answer to [`Request::Counters`].
     Counters(Box<Counters>),
+    /// Answer to [`Request::Explain`].
+    Explanation(Box<Explanation>),
+    /// Answer to [`Request::LogFilter`].
+    Done,
     /// Answer to [`Request::Flows`].
     Flows(Vec<FlowRow>),
     /// The request could not be served.
