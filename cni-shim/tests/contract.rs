@@ -275,6 +275,8 @@ fn c14_status_says_what_is_wrong() {
         problem: if ready { "" } else { "no addresses left" }.to_owned(),
         generation: 3,
         dataplane_generation,
+        repairs: 0,
+        last_repair: String::new(),
         pool: penstock_control_api::PoolReport::default(),
     };
     let ask = |status: Status| {
