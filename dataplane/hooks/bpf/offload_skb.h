@@ -93,6 +93,9 @@ static __always_inline long rewrite_skb4(struct __sk_buff *skb, const struct iph
 	return store4(skb, &headers, l4, headers.ports[0] | headers.ports[1]);
 }
 
+/* How old the rules of an entry may be where nobody decides anew. */
+#define GRACE_EPOCHS 1
+
 /*
  * OFFLOADED with the verdict in `action`, a drop, or TO_WORKER for what takes no shortcut. Entries
  * may be of `grace` epochs ago.

@@ -139,6 +139,13 @@ static __always_inline __u32 classify_ip4(struct __sk_buff *skb, const struct fr
 			flow_hash(bpf_ntohl(ip->saddr), bpf_ntohl(ip->daddr), sport, dport,
 				  ip->protocol),
 			config);
+	/* Nobody is there to decide anew: what was decided before the last change beats another port. */
+	if (outcome == FALLBACK && kind == KIND_PLAIN && config->offload) {
+		outcome = offload_skb4(skb, frame, ip, ZONE_PODS, config, GRACE_EPOCHS, action);
+		if (outcome != TO_WORKER)
+			return outcome;
+		outcome = FALLBACK;
+	}
 	/* A connection that the kernel now begins to translate stays with it. */
 	if (outcome == FALLBACK && kind == KIND_PLAIN && ip->protocol == IPPROTO_TCP)
 		note_source4(frame, ip);

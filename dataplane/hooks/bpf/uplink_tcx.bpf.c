@@ -9,8 +9,6 @@
  */
 #include "offload_skb.h"
 
-#define GRACE_EPOCHS 1
-
 static __always_inline __u32 decide_uplink_tcx(struct __sk_buff *skb, const struct config *config,
 					       int *action)
 {
